@@ -33,7 +33,7 @@ class LightDecoder(nn.Module):
         small = _normalised(self.first(features))
         return _normalised(self.second(F.interpolate(small, size, mode='trilinear', align_corners=False)))
 
-# %% ../nbs/03_heads.ipynb #b74b5245
+# %% ../nbs/03_heads.ipynb #de1affbb
 class Gaussian(NamedTuple):
     "A normal distribution for each component of a displacement field."
     mean: torch.Tensor       # (B, 3, X, Y, Z), voxels of its own grid
@@ -52,8 +52,7 @@ class GaussianHead(nn.Module):
         nn.init.normal_(self.log_sigma.weight, std=1e-10); nn.init.constant_(self.log_sigma.bias, -10.)
 
     def forward(self, features):
-        with torch.autocast(features.device.type, enabled=False):
-            mean, log_sigma = self.mean(features.float()), self.log_sigma(features.float())
+        mean, log_sigma = self.mean(features).float(), self.log_sigma(features).float()
         return Gaussian(mean, log_sigma if self.preset == 'released' else log_sigma.clamp(-14, 4))
 
     def sample(self, gaussian: Gaussian  # what to draw from

@@ -153,7 +153,7 @@ def write_json(
     """Write a JSON file for people and programs; the file is whole or absent."""
     _write_bytes(Path(path), (json.dumps(content, indent=1, default=str) + '\n').encode())
 
-# %% ../nbs/08_training.ipynb #0e4da331
+# %% ../nbs/08_training.ipynb #942c3ae8
 def _write_tensors(path: Path, tensors: dict[str, torch.Tensor], record: dict) -> None:
     owned = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
              for name, tensor in tensors.items()}
@@ -171,7 +171,11 @@ def _reading(path: Path):
                          'delete it to start again, or fetch it again.') from error
 
 
-def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+def read_tensors(
+    path: str | Path,  # a safetensors file
+) -> dict[str, torch.Tensor]:  # on the CPU
+    """Every tensor of a safetensors file by its name."""
+    path = Path(path)
     with _reading(path), safe_open(path, framework='pt') as file:
         return {name: file.get_tensor(name).clone() for name in file.keys()}
 
@@ -201,14 +205,14 @@ def _load_tensors(module: nn.Module, tensors: dict[str, torch.Tensor], path: Pat
         raise InputError(f'The weights in {path} do not fit this {type(module).__name__} ({" ".join(reasons)[:300]}): '
                          'build the model as it was when they were saved, or choose other weights.') from error
 
-# %% ../nbs/08_training.ipynb #216d5697
+# %% ../nbs/08_training.ipynb #4d00c14e
 def load_weights(
     module: nn.Module,  # gets the weights in place; it keeps its device and dtype
     path: str | Path,  # a safetensors file
     strict: bool = True,  # False: names that are missing or unknown are passed over
 ) -> tuple[list[str], list[str]]:
     """Load weights into a module; returns the names that the file lacks and those that the module lacks."""
-    outcome = _load_tensors(module, _read_tensors(Path(path)), Path(path), strict)
+    outcome = _load_tensors(module, read_tensors(Path(path)), Path(path), strict)
     return list(outcome.missing_keys), list(outcome.unexpected_keys)
 
 # %% ../nbs/08_training.ipynb #f7a87d59
@@ -333,7 +337,7 @@ def _advice(run: _Run) -> str:
     return (f'the last checkpoint in {run.folder} is intact: lower learning_rate or set gradient_clip, '
             'and train in a new folder')
 
-# %% ../nbs/08_training.ipynb #1e1f6967
+# %% ../nbs/08_training.ipynb #e243e51d
 def _check_settings(run: _Run, record: dict, path: Path) -> None:
     free = {'checkpoint_every', 'log_every'}
     now = asdict(run.settings) | {'processes': run.accelerator.num_processes}
@@ -362,7 +366,7 @@ def _resume(run: _Run) -> None:
     with _writing(path):  # a folder that cannot be made is reported now, not at the first checkpoint
         pass
     if path.exists():
-        record, tensors = read_metadata(path), _read_tensors(path)
+        record, tensors = read_metadata(path), read_tensors(path)
         if 'settings' not in record:
             raise InputError(f'{path} is not a checkpoint of a run: choose another folder, or delete the file.')
         _check_settings(run, record, path)

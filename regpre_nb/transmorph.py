@@ -218,7 +218,7 @@ class SwinEncoder(nn.Module):
             maps.append(self.norms[i](tokens).movedim(-1, 1))
         return maps
 
-# %% ../nbs/02_transmorph.ipynb #84678a1e
+# %% ../nbs/02_transmorph.ipynb #ac835b8d
 def _unit(inputs, outputs, norm=nn.InstanceNorm3d, stride=1):
     "Convolution, norm, leaky ReLU."
     return nn.Sequential(nn.Conv3d(inputs, outputs, 3, stride, 1, bias=False), norm(outputs), nn.LeakyReLU(0.01))
@@ -244,8 +244,7 @@ class _Step(nn.Module):
         nn.init.normal_(self.head.weight, std=1e-5); nn.init.zeros_(self.head.bias)
 
     def forward(self, features, pair):
-        refined = self.up(features, self.stem(pair))
-        with torch.autocast(pair.device.type, enabled=False): return self.head(refined.float())
+        return self.head(self.up(features, self.stem(pair))).float()
 
 # %% ../nbs/02_transmorph.ipynb #9caf69ab
 def working_pair(moving: torch.Tensor,  # (B, 1, X, Y, Z)
