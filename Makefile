@@ -1,0 +1,74 @@
+# Each target sets up what it needs. `make` alone lists the targets.
+PYTHON  ?= $(shell for p in python3.12 python3.11 python3; do \
+             $$p -c 'import ensurepip, sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null \
+             && echo $$p && break; done)
+TORCH   ?= torch==2.13.0
+PROFILE ?= cpu
+DATA    ?= template
+SEED    ?= 0
+
+BIN := .venv/bin
+# What the targets start finds the tools of .venv first.
+RUN := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)
+
+# The folder that holds the data sets, and the one that holds reference outputs: yours, or the ones beside the clone.
+ifeq ($(REGPRE_DATA),)
+REGPRE_DATA := $(shell cd ../shared/data 2>/dev/null && pwd)
+endif
+ifeq ($(REGPRE_FIXTURES),)
+REGPRE_FIXTURES := $(shell cd ../shared/fixtures 2>/dev/null && pwd)
+endif
+ifneq ($(REGPRE_DATA),)
+export REGPRE_DATA
+endif
+ifneq ($(REGPRE_FIXTURES),)
+export REGPRE_FIXTURES
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test reproduce lab docs prepare clean
+
+help:
+	@echo 'make setup       the environment: .venv, from constraints.txt'
+	@echo 'make test        every notebook, the guards and a tiny reproduction'
+	@echo 'make reproduce   train, evaluate, tables and figures   [PROFILE=$(PROFILE)] [DATA=$(DATA)] [SEED=$(SEED)]'
+	@echo 'make lab         the notebooks in JupyterLab'
+	@echo 'make docs        the site, in _docs/html'
+	@echo 'make prepare     after editing notebooks: export, clean, README, test'
+	@echo 'make clean       remove what tests and docs leave behind (not .venv, runs or results)'
+	@echo
+	@echo 'PYTHON=...       the interpreter for .venv: Python 3.11 or 3.12'
+	@echo 'TORCH=...        the PyTorch to install, by default $(TORCH)'
+
+setup: .venv/.ready
+
+# torch comes first and alone, so that TORCH decides the build and `torch>=2.6` is already met afterwards.
+.venv/.ready: settings.ini setup.py constraints.txt
+	@test -n '$(PYTHON)' || { echo 'make setup: no Python 3.11 or 3.12 found; name one: make setup PYTHON=/path/to/python3.11' >&2; exit 2; }
+	@echo 'setting up .venv with $(PYTHON) (a few minutes, once)'
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(TORCH)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	@touch .venv/.ready
+
+test: setup
+	@$(RUN)/python -m pytest tests
+
+reproduce: setup
+	@$(RUN)/regpre reproduce --profile $(PROFILE) --data $(DATA) --seed $(SEED)
+
+lab: setup
+	@$(RUN)/python -m jupyter lab nbs/index.ipynb
+
+docs: setup
+	@$(RUN)/python tools/docs.py
+
+prepare: setup
+	@$(RUN)/nbdev_export
+	@$(RUN)/nbdev_clean
+	@$(RUN)/python tools/readme.py
+	@$(RUN)/python -m pytest tests
+
+clean:
+	@rm -rf _docs _proc .pytest_cache .ruff_cache .mypy_cache .cache
+	@find nbs regpre_nb tests tools docs \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +

@@ -1,0 +1,43 @@
+"What all tests share: the notebooks, and a clean environment for what they start."
+import ast
+import json
+import os
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+os.chdir(ROOT)  # nbdev looks for settings.ini upwards from the working folder
+os.environ.setdefault('OMP_NUM_THREADS', '1')  # two workers on two cores
+os.environ.setdefault('MPLBACKEND', 'agg')
+
+
+def notebooks(*folders: str) -> list[Path]:
+    "The notebooks of these folders under nbs/ ('' is nbs/ itself), in reading order."
+    return [path for folder in folders for path in sorted((ROOT / 'nbs' / folder).glob('*.ipynb'))]
+
+
+def name(path: Path) -> str:
+    "The id of a test case: a path below the project."
+    return path.relative_to(ROOT).as_posix()
+
+
+def cells(path: Path, kind: str = 'code') -> list[dict]:
+    "The cells of one kind."
+    return [cell for cell in json.loads(path.read_text(encoding='utf-8'))['cells'] if cell['cell_type'] == kind]
+
+
+def source(cell: dict) -> str:
+    "The text of a cell."
+    return ''.join(cell['source'])
+
+
+def parsed(path: Path) -> list[ast.Module]:
+    "The syntax trees of a Python file or of the code cells of a notebook, without IPython's magic lines and cells."
+    texts = [source(cell) for cell in cells(path)] if path.suffix == '.ipynb' else [path.read_text(encoding='utf-8')]
+    texts = [text for text in texts if not re.search(r'^%%', text, re.M)]
+    return [ast.parse(re.sub(r'^[ \t]*[%!].*$', '', text, flags=re.M)) for text in texts]
+
+
+ALL = notebooks('', 'studies')
+LIBRARY = [path for path in notebooks('') if path.stem[0].isdigit()]
+STUDIES = notebooks('studies')
