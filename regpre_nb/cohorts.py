@@ -32,10 +32,10 @@ from regpre_nb.volumes import (
     resample,
 )
 
-# %% ../nbs/07_cohorts.ipynb #c9e66063
+# %% ../nbs/07_cohorts.ipynb #4a6f14ac
 @dataclass(frozen=True, eq=False, repr=False)
 class Cohort:
-    'Cases on one grid, their structures, splits and pairs.'
+    "Cases on one grid, their structures, splits and pairs."
     name: str  # as in `load_cohort`
     description: str  # a phrase that says what the data are; printed beside every number
     simulated: bool  # whether the images were made by a program
@@ -52,16 +52,16 @@ class Cohort:
     _kept: dict = field(default_factory=dict, init=False)
 
     def image(self, case: str) -> torch.Tensor:
-        'Intensities of a case: float32 in [0, 1], shape (1, X, Y, Z).'
+        "Intensities of a case: float32 in [0, 1], shape (1, X, Y, Z)."
         return self._get(case)[0]
 
     def labels(self, case: str) -> torch.Tensor:
-        'Label map of a case: integers, shape (1, X, Y, Z).'
+        "Label map of a case: integers, shape (1, X, Y, Z)."
         return self._get(case)[1]
 
     @property
     def cases(self) -> tuple[str, ...]:
-        'Every case of the splits and pairs, sorted, the atlas first.'
+        "Every case of the splits and pairs, sorted, the atlas first."
         paired = {case for pair in (*self.validation_pairs, *self.test_pairs) for case in pair}
         named = {*self.train, *self.validation, *paired} - {self.atlas}
         return (*([self.atlas] if self.atlas else []), *sorted(named))
@@ -73,7 +73,7 @@ class Cohort:
                 f'{len(self.test_pairs)} to test')
 
     def _get(self, case: str) -> tuple[torch.Tensor, torch.Tensor]:
-        'Image and labels as tensors, from memory if they were read before.'
+        "Image and labels as tensors, from memory if they were read before."
         if case in self._kept:
             return self._kept[case]
         if case not in self.cases:
@@ -84,26 +84,26 @@ class Cohort:
             self._kept[case] = image, labels
         return image, labels
 
-# %% ../nbs/07_cohorts.ipynb #8092d6a3
+# %% ../nbs/07_cohorts.ipynb #b6b262bc
 def subset(
     cases: tuple[str, ...],  # all of them, in a fixed order
     fraction: float,  # of the cases, above 0, at most 1
     seed: int = 0,  # which permutation
 ) -> tuple[str, ...]:  # round(fraction * n) cases, at least 2; subsets of one seed are nested
-    'Choose a part of the cases.'
+    "Choose a part of the cases."
     if not 0 < fraction <= 1:
         raise InputError(f'fraction {fraction}: must lie above 0 and not above 1; give for instance 0.1 for 10 %.')
     order = np.random.default_rng(seed).permutation(len(cases))
     count = min(len(cases), max(2, round(fraction*len(cases))))
     return tuple(cases[i] for i in order[:count])
 
-# %% ../nbs/07_cohorts.ipynb #7edd7239
+# %% ../nbs/07_cohorts.ipynb #1a45b837
 def write_manifest(
     cohort: Cohort,  # the cases' cohort
     cases: tuple[str, ...],  # the training cases of this run, for instance from `subset`
     path: str | Path,  # CSV with the columns cohort, case, part
 ) -> Path:  # the file
-    'Write the cases of a run: the training cases given, and the validation and test cases of the cohort.'
+    "Write the cases of a run: the training cases given, and the validation and test cases of the cohort."
     path = Path(path)
     tested = dict.fromkeys(case for pair in cohort.test_pairs for case in pair if case != cohort.atlas)
     atlas = [cohort.atlas] if cohort.atlas else []
@@ -119,19 +119,19 @@ def write_manifest(
 # %% ../nbs/07_cohorts.ipynb #64d87099
 COHORTS: dict[str, Callable[[str | Path | None], Cohort]] = {}
 
-# %% ../nbs/07_cohorts.ipynb #de44e6ec
+# %% ../nbs/07_cohorts.ipynb #af320c59
 def load_cohort(
     name: str = 'template',  # one of `COHORTS`
     folder: str | Path | None = None,  # where the data lie; None: the folder that REGPRE_DATA names
 ) -> Cohort:  # cases are read when they are asked for
-    'Find a cohort by its name.'
+    "Find a cohort by its name."
     if name not in COHORTS:
         raise InputError(f"{name}: no such cohort; choose one of {', '.join(sorted(COHORTS))}.")
     return COHORTS[name](folder)
 
-# %% ../nbs/07_cohorts.ipynb #0ba7fa87
+# %% ../nbs/07_cohorts.ipynb #c6da49ac
 def _data_folder(folder: str | Path | None) -> Path:
-    'The folder given, or the one that REGPRE_DATA names.'
+    "The folder given, or the one that REGPRE_DATA names."
     folder = folder or os.environ.get('REGPRE_DATA')
     remedy = 'set REGPRE_DATA to your data folder or run `regpre data hippocampus`.'
     if not folder:
@@ -140,11 +140,11 @@ def _data_folder(folder: str | Path | None) -> Path:
         raise InputError(f'{folder}: no such folder; {remedy}')
     return Path(folder)
 
-# %% ../nbs/07_cohorts.ipynb #1a2e0425
+# %% ../nbs/07_cohorts.ipynb #f15f9eac
 def _read_files(
     case: str, images: Path, labels: Path, structures: dict[int, str], shape: tuple[int, int, int],
 ) -> tuple[np.ndarray, np.ndarray]:
-    'Image and label map of one case, checked, on the common grid.'
+    "Image and label map of one case, checked, on the common grid."
     image = load_volume(images/f'{case}.nii.gz')
     label = load_volume(labels/f'{case}.nii.gz', labels=True)
     match(image, label)
@@ -159,12 +159,12 @@ def _read_files(
         raise InputError(f'{image.path}: all voxels have the same value; export the image again or leave the case out.')
     return fit_to(normalise(image.data), shape), fit_to(label.data, shape)
 
-# %% ../nbs/07_cohorts.ipynb #5ac37320
+# %% ../nbs/07_cohorts.ipynb #b914112e
 def check(
     cohort: Cohort,  # what to read
     cases: tuple[str, ...] | None = None,  # these only
 ) -> Cohort:  # the same, if it is sound
-    'Read every case once; raise `InputError` at the first that cannot be used.'
+    "Read every case once; raise `InputError` at the first that cannot be used."
     if not cohort.train or not cohort.test_pairs:
         raise InputError(f'{cohort.name}: the cohort has {len(cohort.train)} training cases and '
                          f'{len(cohort.test_pairs)} test pairs; it needs some of both, complete its files.')
@@ -185,9 +185,9 @@ HIPPOCAMPUS_PAIRS = '''
 389>372 341>373 356>374 367>374 334>376 343>376 374>376 383>380 393>385 368>386 380>386 345>390 367>390 366>393 367>393
 '''  # case numbers, moving>fixed
 
-# %% ../nbs/07_cohorts.ipynb #f3702eea
+# %% ../nbs/07_cohorts.ipynb #e4527ae5
 def _seeded_pairs(cases: tuple[str, ...], count: int, seed: int) -> tuple[tuple[str, str], ...]:
-    'Distinct ordered pairs (moving, fixed) of different cases, drawn with a seed.'
+    "Distinct ordered pairs (moving, fixed) of different cases, drawn with a seed."
     every = [(moving, fixed) for moving in cases for fixed in cases if moving != fixed]
     drawn = np.random.default_rng(seed).permutation(len(every))[:count]
     return tuple(every[i] for i in drawn)
@@ -199,7 +199,7 @@ def _stem(name: str) -> str:
 
 
 def _read_table(path: Path, columns: tuple[str, str]) -> list[tuple[str, str]]:
-    'Two columns of a CSV file.'
+    "Two columns of a CSV file."
     with open(path, newline='') as file:
         reader = csv.DictReader(file)
         if not set(columns) <= set(reader.fieldnames or ()):
@@ -207,22 +207,22 @@ def _read_table(path: Path, columns: tuple[str, str]) -> list[tuple[str, str]]:
                              f"it needs {' and '.join(columns)}, correct its first line.")
         return [tuple(row[c] or '' for c in columns) for row in reader]
 
-# %% ../nbs/07_cohorts.ipynb #4096f170
+# %% ../nbs/07_cohorts.ipynb #eea1cf39
 def _split_by_rule(cases: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    'Training and test cases of the sorted list of all cases.'
+    "Training and test cases of the sorted list of all cases."
     taken = tuple(case for i, case in enumerate(sorted(cases)) if i % 4 != 3)
     count = round(len(taken)*10/13)
     return taken[:count], taken[count:]
 
 
 def _pairs_by_rule(test: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    'The pairs that stand in the package, or seeded ones where the test cases are others.'
+    "The pairs that stand in the package, or seeded ones where the test cases are others."
     listed = tuple(tuple(f'hippocampus_{number}' for number in pair.split('>')) for pair in HIPPOCAMPUS_PAIRS.split())
     return listed if {c for pair in listed for c in pair} <= set(test) else _seeded_pairs(test, 60, seed=0)
 
-# %% ../nbs/07_cohorts.ipynb #33c09569
+# %% ../nbs/07_cohorts.ipynb #ac6fe006
 def _hippocampus_folders(root: Path) -> tuple[Path, Path, Path]:
-    'The folder of the cohort, of its images and of its label maps.'
+    "The folder of the cohort, of its images and of its label maps."
     layouts = ('hippocampus_msd04', 'images', 'labels'), ('Task04_Hippocampus', 'imagesTr', 'labelsTr')
     for name, images, labels in layouts:
         if (root/name/images).is_dir() and (root/name/labels).is_dir():
@@ -230,9 +230,9 @@ def _hippocampus_folders(root: Path) -> tuple[Path, Path, Path]:
     raise InputError(f'{root}: holds no hippocampus data; run `regpre data hippocampus` '
                      'or set REGPRE_DATA to the folder that holds Task04_Hippocampus.')
 
-# %% ../nbs/07_cohorts.ipynb #5ccb6f7b
+# %% ../nbs/07_cohorts.ipynb #272f665c
 def _hippocampus_cases(root: Path, images: Path, labels: Path) -> tuple[str, ...]:
-    'The sorted cases that have an image and a label map; one without the other is an error.'
+    "The sorted cases that have an image and a label map; one without the other is an error."
     found, labelled = ({_stem(path.name) for path in part.glob('[!.]*.nii.gz')} for part in (images, labels))
     if alone := sorted(found ^ labelled):
         raise InputError(f'{root}: {alone[0]}.nii.gz stands in one of {images.name} and {labels.name} only; '
@@ -241,7 +241,7 @@ def _hippocampus_cases(root: Path, images: Path, labels: Path) -> tuple[str, ...
 
 
 def _hippocampus_splits(root: Path, found: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
-    'Training cases and test pairs, by the files in the folder or else by the rule.'
+    "Training cases and test pairs, by the files in the folder or else by the rule."
     train, test = _split_by_rule(found)
     if (root/'split.csv').is_file():
         rows = [(_stem(case), part) for case, part in _read_table(root/'split.csv', ('case', 'split'))]
@@ -258,9 +258,9 @@ def _hippocampus_splits(root: Path, found: tuple[str, ...]) -> tuple[tuple[str, 
         raise InputError(f'{root}: holds {len(found)} cases, too few to train and test; run `regpre data hippocampus`.')
     return train, pairs
 
-# %% ../nbs/07_cohorts.ipynb #0f3ab6e5
+# %% ../nbs/07_cohorts.ipynb #779ed386
 def _hippocampus(folder: str | Path | None) -> Cohort:
-    'The hippocampus cohort from the files of the Medical Segmentation Decathlon.'
+    "The hippocampus cohort from the files of the Medical Segmentation Decathlon."
     root, images, labels = _hippocampus_folders(_data_folder(folder))
     train, test_pairs = _hippocampus_splits(root, _hippocampus_cases(root, images, labels))
     validation_pairs = _seeded_pairs(train, 20, seed=1)
@@ -275,12 +275,12 @@ def _hippocampus(folder: str | Path | None) -> Cohort:
 
 COHORTS['hippocampus'] = _hippocampus
 
-# %% ../nbs/07_cohorts.ipynb #5a02549e
+# %% ../nbs/07_cohorts.ipynb #a339c899
 def template_maps(
     spacing: float = 3.5,  # mm
     shape: tuple[int, int, int] = (48, 64, 48),  # grid about the brain
 ) -> tuple[Volume, Volume, Volume]:  # T1 in [0, 1]; probability of grey matter; of white matter
-    'The MNI152 average brain that comes with nilearn, cropped to the brain.'
+    "The MNI152 average brain that comes with nilearn, cropped to the brain."
     from nilearn import datasets  # takes seconds to import, and only this cohort needs it
 
     loaders = datasets.load_mni152_template, datasets.load_mni152_gm_template, datasets.load_mni152_wm_template
@@ -294,13 +294,13 @@ def template_maps(
 TEMPLATE_STRUCTURES = {
     1: 'left grey matter', 2: 'right grey matter', 3: 'left white matter', 4: 'right white matter', 5: 'inner fluid'}
 
-# %% ../nbs/07_cohorts.ipynb #f10b3e09
+# %% ../nbs/07_cohorts.ipynb #24df6bed
 def tissue_probabilities(
     t1: Volume,  # in [0, 1], 0 outside the brain
     grey: Volume,  # probability
     white: Volume,  # probability
 ) -> np.ndarray:  # (6, X, Y, Z): background and the structures 1 to 5, sums to 1
-    'Probabilities of tissue x hemisphere, inner fluid and background.'
+    "Probabilities of tissue x hemisphere, inner fluid and background."
     brain = ndimage.binary_fill_holes(t1.data > 0.1)
     deep = ndimage.distance_transform_edt(brain, sampling=t1.spacing) > 21
     fluid = np.clip(1 - grey.data - white.data, 0, 1)*deep
@@ -310,43 +310,43 @@ def tissue_probabilities(
     background = np.clip(1 - sum(structures), 0, 1)
     return np.stack([background, *structures]).astype(np.float32)
 
-# %% ../nbs/07_cohorts.ipynb #a3d27b16
+# %% ../nbs/07_cohorts.ipynb #d923ac94
 @lru_cache(maxsize=1)
 def _template() -> tuple[torch.Tensor, torch.Tensor]:
-    'T1 (1, 1, X, Y, Z) and probabilities (1, 6, X, Y, Z) of the template.'
+    "T1 (1, 1, X, Y, Z) and probabilities (1, 6, X, Y, Z) of the template."
     t1, grey, white = template_maps()
     return t1.tensor()[None], torch.from_numpy(tissue_probabilities(t1, grey, white))[None]
 
-# %% ../nbs/07_cohorts.ipynb #019fff81
+# %% ../nbs/07_cohorts.ipynb #87273d0c
 @lru_cache(maxsize=32)
 def _spline_matrix(size: int, step: float) -> torch.Tensor:
-    'Cubic B-spline weights (size, controls) of control points `step` voxels apart.'
+    "Cubic B-spline weights (size, controls) of control points `step` voxels apart."
     controls = int(np.ceil((size - 1)/step)) + 3
     offset = ((controls - 1)*step - (size - 1))/2  # the control points reach evenly beyond both ends
     t = np.abs((np.arange(size)[:, None] + offset)/step - np.arange(controls)[None])
     weights = np.where(t < 1, 2/3 - t**2 + t**3/2, np.where(t < 2, (2 - t)**3/6, 0))
     return torch.from_numpy(weights).float()
 
-# %% ../nbs/07_cohorts.ipynb #8c5677b1
+# %% ../nbs/07_cohorts.ipynb #bdc6442d
 def spline_field(
     channels: int,  # number of independent fields
     shape: tuple[int, int, int],  # voxels
     step: float,  # distance of control points, voxels
     generator: torch.Generator,  # the only source of randomness
 ) -> torch.Tensor:  # (1, channels, X, Y, Z), standard deviation about 1 over many draws
-    'Smooth random field: a cubic B-spline with Gaussian coefficients.'
+    "Smooth random field: a cubic B-spline with Gaussian coefficients."
     matrices = [_spline_matrix(size, float(step)) for size in shape]
     coefficients = torch.randn(1, channels, *(m.shape[1] for m in matrices), generator=generator)
     field = torch.einsum('bcijk,xi,yj,zk->bcxyz', coefficients, *matrices)
     return field/0.479**1.5  # 0.479: mean square of the weights, whose sum is 1, along one axis
 
-# %% ../nbs/07_cohorts.ipynb #bb50827e
+# %% ../nbs/07_cohorts.ipynb #d905a483
 def _small_affine(shape: tuple[int, int, int], generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    'A matrix (3, 3) near the identity, and a shift in voxels.'
+    "A matrix (3, 3) near the identity, and a shift in voxels."
     scale_and_shear = 0.012*torch.randn(3, 3, generator=generator)
     return torch.linalg.matrix_exp(scale_and_shear), 0.2*torch.randn(3, generator=generator)
 
-# %% ../nbs/07_cohorts.ipynb #59a5387f
+# %% ../nbs/07_cohorts.ipynb #98d46886
 def random_anatomy(
     shape: tuple[int, int, int],  # voxels
     spacing: float,  # mm
@@ -354,7 +354,7 @@ def random_anatomy(
     wide: tuple[float, float] = (50., 1.2),  # distance of control points and standard deviation of the velocity, mm
     narrow: tuple[float, float] = (16., 2.2),  # the same for the narrow control grid
 ) -> torch.Tensor:  # (1, 3, X, Y, Z) displacement, voxels: subject(x) = template(x + u(x))
-    'Displacement from a simulated subject to the template.'
+    "Displacement from a simulated subject to the template."
     velocity = sum(sd/spacing*spline_field(3, shape, step/spacing, generator) for step, sd in (wide, narrow))
     deformable = integrate(velocity, steps=4)
     matrix, shift = _small_affine(shape, generator)
@@ -363,7 +363,7 @@ def random_anatomy(
     moved = torch.einsum('ac,bcxyz->baxyz', matrix - torch.eye(3), points) + shift.view(1, 3, 1, 1, 1)
     return deformable + moved
 
-# %% ../nbs/07_cohorts.ipynb #6c9b997c
+# %% ../nbs/07_cohorts.ipynb #ed8a6f51
 def random_appearance(
     image: torch.Tensor,  # (1, 1, X, Y, Z) in [0, 1], 0 outside the brain
     spacing: float,  # mm
@@ -372,14 +372,14 @@ def random_appearance(
     gamma: float = 0.15,  # standard deviation of the logarithm of gamma
     noise: float = 0.03,  # standard deviation of the noise
 ) -> torch.Tensor:  # the same shape, in [0, 1]
-    'Another scan of the same brain.'
+    "Another scan of the same brain."
     field = spline_field(1, image.shape[2:], 70/spacing, generator)
     exponent = torch.exp(gamma*torch.randn(1, generator=generator))
     brain = image > 0.05
     seen = image.clamp(0, 1)**exponent*torch.exp(bias*field) + noise*torch.randn(image.shape, generator=generator)
     return normalise(torch.where(brain, seen, 0))
 
-# %% ../nbs/07_cohorts.ipynb #386c6cdd
+# %% ../nbs/07_cohorts.ipynb #e141ef28
 def _simulate(case: str) -> tuple[np.ndarray, np.ndarray]:
     "Image and labels of the atlas or of 'subject_NNN', whose number is its seed."
     t1, probabilities = _template()
@@ -392,7 +392,7 @@ def _simulate(case: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _template_cohort(folder: str | Path | None) -> Cohort:
-    'The simulated cohort; it needs no folder.'
+    "The simulated cohort; it needs no folder."
     names = [f'subject_{n:03}' for n in range(92)]
     train, validation, test = tuple(names[:60]), tuple(names[60:68]), names[68:]
     return Cohort(
@@ -408,13 +408,13 @@ COHORTS['template'] = _template_cohort
 HIPPOCAMPUS_URL = 'https://msd-for-monai.s3-us-west-2.amazonaws.com/Task04_Hippocampus.tar'
 HIPPOCAMPUS_MD5 = '9d24dba78a72977dbd1d2e110310f31b'
 
-# %% ../nbs/07_cohorts.ipynb #6f4149b5
+# %% ../nbs/07_cohorts.ipynb #b7510525
 def download_hippocampus(
     folder: str | Path,  # the data folder, made if need be; REGPRE_DATA should name it
     url: str = HIPPOCAMPUS_URL,  # a tar file that holds Task04_Hippocampus
     md5: str = HIPPOCAMPUS_MD5,  # its checksum
 ) -> Path:  # the folder Task04_Hippocampus
-    'Download and unpack the hippocampus images; what is there already is not fetched again.'
+    "Download and unpack the hippocampus images; what is there already is not fetched again."
     import pooch
 
     try:

@@ -5,22 +5,23 @@
 # %% auto #0
 __all__ = ['LightDecoder', 'Gaussian', 'GaussianHead', 'Prediction', 'PretrainingNetwork', 'convert_authors_pretraining_state']
 
-# %% ../nbs/03_heads.ipynb #3e048024
+# %% ../nbs/03_heads.ipynb #6d695260
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .transmorph import SETTINGS, SwinEncoder, convert_authors_state, to_image_grid, working_pair
+from .transmorph import convert_authors_state, to_image_grid, working_pair
 
 # %% ../nbs/03_heads.ipynb #8c4958c9
 def _normalised(features):
     "Instance norm and leaky ReLU; unlike `F.instance_norm`, it accepts a map of a single voxel."
     return F.leaky_relu(F.layer_norm(features, features.shape[2:]), 0.01)
 
-# %% ../nbs/03_heads.ipynb #17553db3
+# %% ../nbs/03_heads.ipynb #ffa38d31
 class LightDecoder(nn.Module):
     "Two convolutions with upsampling between them (paper, figure 1, inset)."
     def __init__(self, inputs: int,        # channels of the encoder's map
@@ -29,11 +30,13 @@ class LightDecoder(nn.Module):
         super().__init__()
         self.first, self.second = nn.Conv3d(inputs, channels, 3, 1, 1), nn.Conv3d(channels, channels, 3, 1, 1)
 
-    def forward(self, features, size):
+    def forward(self, features: torch.Tensor,  # (B, inputs, X, Y, Z)
+                size: Sequence[int],           # (X', Y', Z') of the result
+               ) -> torch.Tensor:              # (B, channels, X', Y', Z')
         small = _normalised(self.first(features))
         return _normalised(self.second(F.interpolate(small, size, mode='trilinear', align_corners=False)))
 
-# %% ../nbs/03_heads.ipynb #de1affbb
+# %% ../nbs/03_heads.ipynb #70f115a2
 class Gaussian(NamedTuple):
     "A normal distribution for each component of a displacement field."
     mean: torch.Tensor       # (B, 3, X, Y, Z), voxels of its own grid
@@ -51,7 +54,8 @@ class GaussianHead(nn.Module):
         nn.init.normal_(self.mean.weight, std=1e-5); nn.init.zeros_(self.mean.bias)
         nn.init.normal_(self.log_sigma.weight, std=1e-10); nn.init.constant_(self.log_sigma.bias, -10.)
 
-    def forward(self, features):
+    def forward(self, features: torch.Tensor  # (B, channels, X, Y, Z)
+               ) -> Gaussian:                 # float32, on the grid of the features
         mean, log_sigma = self.mean(features).float(), self.log_sigma(features).float()
         return Gaussian(mean, log_sigma if self.preset == 'released' else log_sigma.clamp(-14, 4))
 
@@ -59,8 +63,10 @@ class GaussianHead(nn.Module):
               ) -> torch.Tensor:         # (B, 3, X, Y, Z), voxels
         "One draw per voxel and component, differentiable in mean and log sigma."
         if self.generator is None:
-            raise ValueError('GaussianHead: no generator to draw from; call share_generator(model, generator) before sampling')
-        noise = torch.randn(gaussian.mean.shape, generator=self.generator, device=self.generator.device).to(gaussian.mean.device)
+            raise ValueError('GaussianHead: no generator to draw from; '
+                             'call share_generator(model, generator) before sampling')
+        noise = torch.randn(gaussian.mean.shape, generator=self.generator, device=self.generator.device)
+        noise = noise.to(gaussian.mean.device)
         return gaussian.mean + noise * (gaussian.log_sigma / (2 if self.preset == 'released' else 1)).exp()
 
 # %% ../nbs/03_heads.ipynb #70510506
@@ -96,15 +102,15 @@ class PretrainingNetwork(nn.Module):
         displacement = to_image_grid(field, pair.shape[2:], self.resolution, moving.shape[2:])
         return Prediction(displacement, ensemble, [head(f) for head, f in zip(self.heads, features)])
 
-# %% ../nbs/03_heads.ipynb #a1aa7ded
+# %% ../nbs/03_heads.ipynb #d1c4616f
 def convert_authors_pretraining_state(state: dict[str, torch.Tensor],  # state dict of the authors' pretraining network
                                       stages: int = 3,                 # scales of the encoder
-                                     ) -> dict[str, torch.Tensor]:     # for `PretrainingNetwork` with the 'released' preset
+                                     ) -> dict[str, torch.Tensor]:     # for `PretrainingNetwork`, preset 'released'
     "Rename the authors' weights of encoder, decoders and heads."
     rules = [(r'decoder_blocks\.(\d)\.block\.0', lambda m: f'decoders.{stages - 1 - int(m[1])}.first'),
              (r'decoder_blocks\.(\d)\.block\.4', lambda m: f'decoders.{stages - 1 - int(m[1])}.second'),
-             (r'flow_heads\.(\d)', lambda m: f'heads.{stages - 1 - int(m[1])}'), (r'flow_block_final', 'ensemble_head'),
-             (r'flow_mean', 'mean'), (r'flow_sigma', 'log_sigma')]
+             (r'flow_heads\.(\d)', lambda m: f'heads.{stages - 1 - int(m[1])}'),
+             (r'flow_block_final', 'ensemble_head'), (r'flow_mean', 'mean'), (r'flow_sigma', 'log_sigma')]
     converted = {}
     for name, tensor in convert_authors_state(state).items():
         for pattern, ours in rules: name = re.sub(pattern, ours, name)

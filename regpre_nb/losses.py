@@ -11,13 +11,13 @@ import math
 import torch
 from torch import Tensor
 
-# %% ../nbs/04_losses.ipynb #5ebc4d41
+# %% ../nbs/04_losses.ipynb #81897ba2
 def _window_weights(
     window: int,   # width in voxels, odd
     kernel: str,   # 'box' or 'gauss'
     sigma: float,  # standard deviation of the Gaussian, voxels
 ) -> list[float]:  # `window` weights along one axis; a box has ones, a Gaussian adds up to 1
-    'Weights of a separable window along one axis.'
+    "Weights of a separable window along one axis."
     if int(window) != window or window < 3 or window % 2 == 0:
         raise ValueError(f'local_ncc: window must be an odd number of voxels, 3 or more, not {window}')
     if kernel == 'box': return [1.] * int(window)
@@ -26,9 +26,9 @@ def _window_weights(
     weights = [math.exp(-(i - window // 2)**2 / (2 * sigma**2)) for i in range(int(window))]
     return [weight / sum(weights) for weight in weights]
 
-# %% ../nbs/04_losses.ipynb #50b09d29
+# %% ../nbs/04_losses.ipynb #fbe0e94f
 def _box_along(padded: Tensor, axis: int, window: int, scratch: list[Tensor], out: Tensor) -> Tensor:
-    'Write to `out` the sums of `window` neighbours along `axis` of `padded`, by doubling.'
+    "Write to `out` the sums of `window` neighbours along `axis` of `padded`, by doubling."
     partial, width = padded, 1
     total, start = padded.narrow(axis, 0, out.shape[axis]), 1
     while 2 * width <= window:
@@ -41,17 +41,17 @@ def _box_along(padded: Tensor, axis: int, window: int, scratch: list[Tensor], ou
             start += width
     return out
 
-# %% ../nbs/04_losses.ipynb #7376f9fb
+# %% ../nbs/04_losses.ipynb #d8f94317
 def _weighted_along(padded: Tensor, axis: int, weights: list[float], out: Tensor) -> Tensor:
-    'Write to `out` the weighted sums of neighbours along `axis` of `padded`.'
+    "Write to `out` the weighted sums of neighbours along `axis` of `padded`."
     length = out.shape[axis]
     torch.mul(padded.narrow(axis, 0, length), weights[0], out=out)
     for start, weight in enumerate(weights[1:], 1): out.add_(padded.narrow(axis, start, length), alpha=weight)
     return out
 
-# %% ../nbs/04_losses.ipynb #47860073
+# %% ../nbs/04_losses.ipynb #1971d852
 class _Window:
-    'Sums and means over the window around each voxel of volumes (X, Y, Z) that are like `volume`.'
+    "Sums and means over the window around each voxel of volumes (X, Y, Z) that are like `volume`."
     def __init__(self, volume: Tensor, weights: list[float]):
         self.weights, radius = weights, len(weights) // 2
         self.padded, self.inside = [], []
@@ -66,7 +66,7 @@ class _Window:
             self.inverse.transpose(axis, -1).div_(volume.new_tensor(inside))
 
     def sum(self, *factors: Tensor, out: Tensor | None = None) -> Tensor:
-        'Windowed sums of one volume or of the product of two; outside the volume counts as 0.'
+        "Windowed sums of one volume or of the product of two; outside the volume counts as 0."
         if len(factors) == 2: torch.mul(*factors, out=self.inside[0])
         else: self.inside[0].copy_(factors[0])
         if out is None: out = torch.empty_like(self.inverse)
@@ -81,9 +81,9 @@ class _Window:
     def adjoint(self, volume: Tensor, out: Tensor | None = None) -> Tensor:
         return self.sum(volume, self.inverse, out=out)
 
-# %% ../nbs/04_losses.ipynb #66b08306
+# %% ../nbs/04_losses.ipynb #1aa6798d
 def _standardise(volume: Tensor) -> tuple[Tensor, Tensor]:
-    'The volume shifted to mean 0 and scaled to variance 1, and that scale (0 for a constant volume).'
+    "The volume shifted to mean 0 and scaled to variance 1, and that scale (0 for a constant volume)."
     mean = volume.mean()
     centred = volume - mean
     deviation = centred.square().mean().sqrt()
@@ -91,18 +91,18 @@ def _standardise(volume: Tensor) -> tuple[Tensor, Tensor]:
     scale = torch.where(constant, 0, 1 / torch.where(constant, 1, deviation))
     return centred.mul_(scale), scale
 
-# %% ../nbs/04_losses.ipynb #b1d2598d
+# %% ../nbs/04_losses.ipynb #1ebe34ea
 def _moments(a: Tensor, b: Tensor, window: _Window, eps: float) -> tuple[Tensor, ...]:
-    'Windowed means, variances plus `eps` and covariance of two standardised volumes.'
+    "Windowed means, variances plus `eps` and covariance of two standardised volumes."
     mean_a, mean_b = window.mean(a), window.mean(b)
     variance_a = window.mean(a, a).addcmul_(mean_a, mean_a, value=-1).clamp_min_(0).add_(eps)
     variance_b = window.mean(b, b).addcmul_(mean_b, mean_b, value=-1).clamp_min_(0).add_(eps)
     covariance = window.mean(a, b).addcmul_(mean_a, mean_b, value=-1)
     return mean_a, mean_b, variance_a, variance_b, covariance
 
-# %% ../nbs/04_losses.ipynb #fa3351ce
+# %% ../nbs/04_losses.ipynb #741381b2
 def _gradient(a, b, scale, mean_a, mean_b, slope, pull, window) -> Tensor:
-    'Gradient of the summed squared correlation for the image standardised to `a`; slope is P, pull is cc / V_a.'
+    "Gradient of the summed squared correlation for the image standardised to `a`; slope is P, pull is cc / V_a."
     offset = (slope * mean_b).addcmul_(pull, mean_a, value=-1)
     gradient = window.adjoint(offset).neg_()
     gradient.addcmul_(window.adjoint(slope, out=offset), b)
@@ -110,9 +110,9 @@ def _gradient(a, b, scale, mean_a, mean_b, slope, pull, window) -> Tensor:
     contrast = torch.dot(gradient.flatten(), a.flatten()) / a.numel()
     return gradient.addcmul_(a, contrast, value=-1).mul_(2 * scale)
 
-# %% ../nbs/04_losses.ipynb #dd6a76f7
+# %% ../nbs/04_losses.ipynb #fd2539cb
 def _ncc_volume(warped, fixed, window, eps, needed) -> tuple[Tensor, list[Tensor | None]]:
-    'Sum of the squared local correlation of two volumes (X, Y, Z), and its gradients for those that are needed.'
+    "Sum of the squared local correlation of two volumes (X, Y, Z), and its gradients for those that are needed."
     (a, scale_a), (b, scale_b) = _standardise(warped), _standardise(fixed)
     mean_a, mean_b, variance_a, variance_b, covariance = _moments(a, b, window, eps)
     slope = torch.div(covariance, variance_a * variance_b)
@@ -122,9 +122,9 @@ def _ncc_volume(warped, fixed, window, eps, needed) -> tuple[Tensor, list[Tensor
     if needed[1]: gradients[1] = _gradient(b, a, scale_b, mean_b, mean_a, slope, squared / variance_b, window)
     return squared.sum(), gradients
 
-# %% ../nbs/04_losses.ipynb #0f1eaeb1
+# %% ../nbs/04_losses.ipynb #eb11db80
 class _LocalNCC(torch.autograd.Function):
-    'Minus the mean squared local correlation. The gradients are found together with the value.'
+    "Minus the mean squared local correlation. The gradients are found together with the value."
     @staticmethod
     def forward(ctx, warped, fixed, weights, eps, needed):
         window = _Window(warped[0, 0], weights)
@@ -140,9 +140,9 @@ class _LocalNCC(torch.autograd.Function):
     def backward(ctx, upstream):
         return *(None if g is None else g * (upstream * ctx.scale) for g in ctx.saved_tensors), None, None, None
 
-# %% ../nbs/04_losses.ipynb #391103ac
+# %% ../nbs/04_losses.ipynb #85e44c03
 class _WindowSum(torch.autograd.Function):
-    'Windowed sums of images (B, C, X, Y, Z), zero outside.'
+    "Windowed sums of images (B, C, X, Y, Z), zero outside."
     @staticmethod
     def forward(ctx, images, weights):
         ctx.weights, window = weights, _Window(images[0, 0], weights)
@@ -151,9 +151,9 @@ class _WindowSum(torch.autograd.Function):
     @staticmethod
     def backward(ctx, upstream): return _WindowSum.apply(upstream, ctx.weights), None
 
-# %% ../nbs/04_losses.ipynb #5781ef23
+# %% ../nbs/04_losses.ipynb #becdaab6
 def _released_map(warped: Tensor, fixed: Tensor, weights: list[float]) -> Tensor:
-    'Squared local correlation in the form of the authors\' code.'
+    "Squared local correlation in the form of the authors' code."
     total = sum(weights)**3
     warped_sum, fixed_sum = _WindowSum.apply(warped, weights), _WindowSum.apply(fixed, weights)
     cross = _WindowSum.apply(warped * fixed, weights) - warped_sum * fixed_sum / total
@@ -161,9 +161,9 @@ def _released_map(warped: Tensor, fixed: Tensor, weights: list[float]) -> Tensor
     fixed_variance = _WindowSum.apply(fixed * fixed, weights) - fixed_sum * fixed_sum / total
     return cross * cross / (warped_variance * fixed_variance + 1e-5)
 
-# %% ../nbs/04_losses.ipynb #7030c920
+# %% ../nbs/04_losses.ipynb #c851ebcb
 def _check_images(warped: Tensor, fixed: Tensor, preset: str, eps: float) -> torch.dtype:
-    'The type to compute in, once the arguments of `local_ncc` are known to fit.'
+    "The type to compute in, once the arguments of `local_ncc` are known to fit."
     if warped.ndim != 5 or warped.shape != fixed.shape:
         raise ValueError('local_ncc: warped and fixed must have the same shape (B, C, X, Y, Z), '
                          f'not {tuple(warped.shape)} and {tuple(fixed.shape)}')
@@ -172,7 +172,7 @@ def _check_images(warped: Tensor, fixed: Tensor, preset: str, eps: float) -> tor
     if not eps > 0: raise ValueError(f'local_ncc: eps must be positive, not {eps}')
     return torch.promote_types(torch.promote_types(warped.dtype, fixed.dtype), torch.float32)
 
-# %% ../nbs/04_losses.ipynb #7ca0a3f3
+# %% ../nbs/04_losses.ipynb #d43c41f8
 def local_ncc(
     warped: Tensor,         # (B, C, X, Y, Z), any intensities
     fixed: Tensor,          # (B, C, X, Y, Z), any intensities
@@ -182,7 +182,7 @@ def local_ncc(
     preset: str = 'paper',  # 'released': the formula of the authors' code
     eps: float = 3e-3,      # added to every local variance, as a fraction of the image's variance; 'paper' only
 ) -> Tensor:                # scalar in [-1, 0]
-    'Minus the mean squared local correlation of two images; gradients for both.'
+    "Minus the mean squared local correlation of two images; gradients for both."
     dtype = _check_images(warped, fixed, preset, eps)
     weights = _window_weights(window, kernel, sigma)
     with torch.autocast(warped.device.type, enabled=False):
@@ -191,7 +191,7 @@ def local_ncc(
         needed = [torch.is_grad_enabled() and image.requires_grad for image in (warped, fixed)]
         return _LocalNCC.apply(warped, fixed, weights, eps, needed)
 
-# %% ../nbs/04_losses.ipynb #c4559b07
+# %% ../nbs/04_losses.ipynb #62acc2b3
 def local_ncc_map(
     warped: Tensor,       # (B, C, X, Y, Z)
     fixed: Tensor,        # (B, C, X, Y, Z)
@@ -200,7 +200,7 @@ def local_ncc_map(
     sigma: float = 2.,    # standard deviation of the Gaussian, voxels
     eps: float = 3e-3,    # as in `local_ncc`
 ) -> Tensor:              # (B, C, X, Y, Z) in [0, 1]
-    'Squared local correlation at every voxel, to look at: no gradient.'
+    "Squared local correlation at every voxel, to look at: no gradient."
     dtype, maps = _check_images(warped, fixed, 'paper', eps), []
     with torch.no_grad(), torch.autocast(warped.device.type, enabled=False):
         averages = _Window(warped[0, 0].to(dtype), _window_weights(window, kernel, sigma))
@@ -209,25 +209,25 @@ def local_ncc_map(
             maps.append(covariance.square() / (variance_a * variance_b))
     return torch.stack(maps).view_as(warped)
 
-# %% ../nbs/04_losses.ipynb #f9938413
+# %% ../nbs/04_losses.ipynb #67d994c1
 def diffusion(
     displacement: Tensor,  # (B, 3, X, Y, Z), voxels; each axis at least 2 long
 ) -> Tensor:               # scalar, 0 for a translation
-    'Mean squared forward difference of a displacement, over its three axes.'
+    "Mean squared forward difference of a displacement, over its three axes."
     if displacement.ndim != 5 or displacement.shape[1] != 3 or min(displacement.shape[2:]) < 2:
         raise ValueError('diffusion: displacement must have shape (B, 3, X, Y, Z) with each axis at least 2 long, '
                          f'not {tuple(displacement.shape)}')
     displacement = displacement.to(torch.promote_types(displacement.dtype, torch.float32))
     return sum(displacement.diff(dim=axis).square().mean() for axis in (2, 3, 4)) / 3
 
-# %% ../nbs/04_losses.ipynb #58057270
+# %% ../nbs/04_losses.ipynb #21b4e658
 def gaussian_kl(
     mean_p: Tensor,       # any shape
     log_sigma_p: Tensor,  # like mean_p: logarithm of the standard deviation
     mean_q: Tensor,       # like mean_p
     log_sigma_q: Tensor,  # like mean_p
 ) -> Tensor:              # scalar, 0 where p equals q
-    'Mean over all elements of the Kullback-Leibler divergence KL(p || q) of two diagonal Gaussians.'
+    "Mean over all elements of the Kullback-Leibler divergence KL(p || q) of two diagonal Gaussians."
     if not mean_p.shape == log_sigma_p.shape == mean_q.shape == log_sigma_q.shape:
         raise ValueError('gaussian_kl: the four arguments must have the same shape, not '
                          f'{[tuple(t.shape) for t in (mean_p, log_sigma_p, mean_q, log_sigma_q)]}')
@@ -237,12 +237,12 @@ def gaussian_kl(
     distance = (mean_p - mean_q) * torch.exp(-log_sigma_q)
     return ((torch.exp(2 * log_ratio) + distance.square() - 1) / 2 - log_ratio).mean()
 
-# %% ../nbs/04_losses.ipynb #954611e9
+# %% ../nbs/04_losses.ipynb #0f69f27c
 def one_hot(
     labels: Tensor,  # (B, 1, X, Y, Z), whole numbers from 0 to n - 1, any type
     n: int,          # number of labels
 ) -> Tensor:         # (B, n, X, Y, Z), float32, 1 where the channel is the label
-    'One channel a label. Nothing larger than the answer is made on the way.'
+    "One channel a label. Nothing larger than the answer is made on the way."
     if labels.ndim != 5 or labels.shape[1] != 1:
         raise ValueError(f'one_hot: labels must have shape (B, 1, X, Y, Z), not {tuple(labels.shape)}')
     if labels.min() < 0 or labels.max() >= n:
@@ -251,12 +251,12 @@ def one_hot(
     channels = torch.zeros(len(labels), n, *labels.shape[2:], device=labels.device)
     return channels.scatter_(1, labels.long(), 1.)
 
-# %% ../nbs/04_losses.ipynb #f6b216d6
+# %% ../nbs/04_losses.ipynb #2192f919
 def soft_dice(
     probabilities_a: Tensor,  # (B, N, X, Y, Z) in [0, 1]
     probabilities_b: Tensor,  # (B, N, X, Y, Z) in [0, 1]
 ) -> Tensor:                  # scalar in [0, 1]
-    'One minus the mean Dice overlap of two sets of label probabilities.'
+    "One minus the mean Dice overlap of two sets of label probabilities."
     if probabilities_a.ndim != 5 or probabilities_a.shape != probabilities_b.shape:
         raise ValueError('soft_dice: both arguments must have the same shape (B, N, X, Y, Z), '
                          f'not {tuple(probabilities_a.shape)} and {tuple(probabilities_b.shape)}')

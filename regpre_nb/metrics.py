@@ -20,32 +20,32 @@ import torch.nn.functional as F
 from scipy import stats
 from torch import Tensor
 
-# %% ../nbs/05_metrics.ipynb #c8029e81
+# %% ../nbs/05_metrics.ipynb #c8e1f50f
 def _label_index(labels: Tensor, ids: Tensor) -> Tensor:
-    """Position of every label in the sorted `ids`; `len(ids)` for a label that is not among them."""
+    "Position of every label in the sorted `ids`; `len(ids)` for a label that is not among them."
     labels = labels.flatten().long()
     position = torch.searchsorted(ids, labels).clamp_(max=len(ids) - 1)
     return torch.where(ids[position] == labels, position, len(ids))
 
-# %% ../nbs/05_metrics.ipynb #818cfa22
+# %% ../nbs/05_metrics.ipynb #2b4db752
 def joint_histogram(
     labels_a: Tensor,  # integer labels, any shape, any device
     labels_b: Tensor,  # integer labels, same shape
     ids: Tensor,  # (n,) sorted, unique label ids
 ) -> Tensor:  # (n+1, n+1) voxel counts; the last row and column are 'any other label'
-    """Count how often label i of the one map meets label j of the other."""
+    "Count how often label i of the one map meets label j of the other."
     n = len(ids) + 1
     pairs = _label_index(labels_a, ids) * n + _label_index(labels_b, ids)
     return torch.bincount(pairs, minlength=n * n).view(n, n)
 
-# %% ../nbs/05_metrics.ipynb #46301233
+# %% ../nbs/05_metrics.ipynb #2a24b47a
 def dice_per_label(
     labels_a: Tensor,  # integer labels, any shape, any device
     labels_b: Tensor,  # integer labels, same shape
     ids: Sequence[int],  # label ids, in any order
     mask: Tensor | None = None,  # count only where this is true; same shape
 ) -> Tensor:  # (len(ids),) float64 in [0, 1], in the order of ids; NaN where a label is in neither map
-    """Dice of every label from one joint histogram."""
+    "Dice of every label from one joint histogram."
     labels_a, labels_b = _checked_labels(labels_a, labels_b)
     if mask is not None:
         if mask.shape != labels_a.shape:
@@ -59,9 +59,9 @@ def dice_per_label(
     dice = 2 * counts.diagonal() / (counts.sum(0) + counts.sum(1))
     return torch.empty(len(order), dtype=dice.dtype, device=dice.device).scatter_(0, order, dice[:-1])
 
-# %% ../nbs/05_metrics.ipynb #73b08754
+# %% ../nbs/05_metrics.ipynb #f54f2685
 def _checked_labels(labels_a: Tensor, labels_b: Tensor) -> tuple[Tensor, Tensor]:
-    """Both label maps as integer tensors of one shape on one device, or an error."""
+    "Both label maps as integer tensors of one shape on one device, or an error."
     labels_a = torch.as_tensor(labels_a)
     labels_b = torch.as_tensor(labels_b, device=labels_a.device)
     for labels in (labels_a, labels_b):
@@ -73,32 +73,32 @@ def _checked_labels(labels_a: Tensor, labels_b: Tensor) -> tuple[Tensor, Tensor]
                          f'{tuple(labels_b.shape)} must have one shape')
     return labels_a, labels_b
 
-# %% ../nbs/05_metrics.ipynb #18b96ebc
+# %% ../nbs/05_metrics.ipynb #7ccf9eab
 _CORNERS = [((a, 0, 0), (0, b, 0), (0, 0, c)) for a, b, c in product((1, -1), repeat=3)]
 _CENTRES = [((-1, -1, 0), (-1, 0, -1), (0, -1, -1)), ((1, 1, 0), (0, 1, 1), (1, 0, 1))]
 
 
 def _edge(displacement: Tensor, offset: tuple[int, int, int]) -> Tensor:
-    """phi(x + offset) - phi(x) at every voxel that is not on the border, (3, X-2, Y-2, Z-2)."""
+    "phi(x + offset) - phi(x) at every voxel that is not on the border, (3, X-2, Y-2, Z-2)."
     sizes = displacement.shape[2:]
     def inner(o: Sequence[int]) -> Tensor:
         return displacement[0][(slice(None), *(slice(1 + d, n - 1 + d) for d, n in zip(o, sizes)))]
     return inner(offset) - inner((0, 0, 0)) + displacement.new_tensor(offset).view(3, 1, 1, 1)
 
-# %% ../nbs/05_metrics.ipynb #0dcaea59
+# %% ../nbs/05_metrics.ipynb #3fde62fd
 def tetrahedral_determinants(
     displacement: Tensor,  # (1, 3, X, Y, Z), voxels
 ) -> Iterator[Tensor]:  # ten tensors (X-2, Y-2, Z-2): eight corner, then two central determinants
-    """The ten determinants of Liu et al. (2024), one at a time; six times the signed volume of each tetrahedron."""
+    "The ten determinants of Liu et al. (2024), one at a time; six times the signed volume of each tetrahedron."
     edges = {offset: _edge(displacement, offset) for offset in sum(_CORNERS + _CENTRES, ())}
     for offsets in _CORNERS + _CENTRES:
         first, second, third = (edges[offset] for offset in offsets)
         orientation = np.prod([sum(offset) for offset in offsets]) if offsets in _CORNERS else 1
         yield (first * torch.linalg.cross(second, third, dim=0)).sum(0) * float(orientation)
 
-# %% ../nbs/05_metrics.ipynb #782639e4
+# %% ../nbs/05_metrics.ipynb #84dd0ef1
 class FoldingMaps(NamedTuple):
-    """What folds at each voxel that is not on the border; three tensors (X-2, Y-2, Z-2)."""
+    "What folds at each voxel that is not on the border; three tensors (X-2, Y-2, Z-2)."
     central: Tensor  # determinant by central differences
     tetrahedra: Tensor  # how many of the ten tetrahedra have a determinant that is not positive
     volume: Tensor  # non-diffeomorphic volume, voxels
@@ -107,7 +107,7 @@ class FoldingMaps(NamedTuple):
 def folding_maps(
     displacement: Tensor,  # (1, 3, X, Y, Z), voxels
 ) -> FoldingMaps:
-    """Central determinant, number of folded tetrahedra and non-diffeomorphic volume at each voxel."""
+    "Central determinant, number of folded tetrahedra and non-diffeomorphic volume at each voxel."
     central, tetrahedra, volume = 0, 0, 0
     for i, determinant in enumerate(tetrahedral_determinants(displacement)):
         if i < 8:
@@ -116,9 +116,9 @@ def folding_maps(
         volume = volume + (-determinant).clamp(min=0)
     return FoldingMaps(central, tetrahedra, volume / 12)
 
-# %% ../nbs/05_metrics.ipynb #95314ed6
+# %% ../nbs/05_metrics.ipynb #4d9d5659
 class Folding(NamedTuple):
-    """How much of a deformation folds, in percent of the voxels in the mask; the border is left out."""
+    "How much of a deformation folds, in percent of the voxels in the mask; the border is left out."
     voxels_percent: float  # central-difference determinant not positive
     tetrahedra_percent: float  # of the ten tetrahedra at each voxel
     volume_percent: float  # %NDV of Liu et al. (2024)
@@ -129,7 +129,7 @@ def folding(
     mask: Tensor | None = None,  # (X, Y, Z), true inside, on the fixed grid; default: everywhere
     planes: int = 16,  # planes of the first axis that are worked on at a time
 ) -> Folding:
-    """Percentage of folded voxels, folded tetrahedra and non-diffeomorphic volume."""
+    "Percentage of folded voxels, folded tetrahedra and non-diffeomorphic volume."
     displacement, mask = _checked_field(displacement, mask)
     sums = torch.zeros(4, dtype=torch.float64)
     for start in range(0, displacement.shape[2] - 2, planes):
@@ -141,9 +141,9 @@ def folding(
         raise ValueError('folding: the mask is empty inside the border; pass the mask of the fixed image')
     return Folding(*(100 * sums[:3] / sums[3] / torch.tensor([1, 10, 1])).tolist())
 
-# %% ../nbs/05_metrics.ipynb #57d1d5f3
+# %% ../nbs/05_metrics.ipynb #faedf770
 def _checked_field(displacement: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The field in float32 or float64 and a boolean mask on its grid, or an error."""
+    "The field in float32 or float64 and a boolean mask on its grid, or an error."
     shape = tuple(displacement.shape)
     if len(shape) != 5 or shape[:2] != (1, 3) or min(shape[2:]) < 3:
         raise ValueError(f'folding: displacement must be (1, 3, X, Y, Z) with at least 3 voxels '
@@ -158,17 +158,17 @@ def _checked_field(displacement: Tensor, mask: Tensor | None) -> tuple[Tensor, T
         displacement = displacement.float()
     return displacement.detach(), mask.to(displacement.device).bool()
 
-# %% ../nbs/05_metrics.ipynb #615c36c0
+# %% ../nbs/05_metrics.ipynb #20c0e516
 def ndv_percent(
     displacement: Tensor,  # (1, 3, X, Y, Z), voxels
     mask: Tensor | None = None,  # (X, Y, Z), true inside, on the fixed grid; default: everywhere
 ) -> float:  # percent of the volume
-    """Percentage of non-diffeomorphic volume (%NDV) of Liu et al. (2024), doi:10.1007/s11263-024-02047-1."""
+    "Percentage of non-diffeomorphic volume (%NDV) of Liu et al. (2024), doi:10.1007/s11263-024-02047-1."
     return folding(displacement, mask).volume_percent
 
-# %% ../nbs/05_metrics.ipynb #8e3b8a12
+# %% ../nbs/05_metrics.ipynb #3ddfaa0b
 class LandmarkErrors(NamedTuple):
-    """Target registration errors of one case."""
+    "Target registration errors of one case."
     per_point: Tensor  # (N,), mm; NaN for a fixed point outside the grid
     mean: float  # over the points inside, mm
     sd: float  # sample standard deviation over the points inside, mm
@@ -181,7 +181,7 @@ def tre(
     displacement: Tensor,  # (1, 3, X, Y, Z), voxels, on the fixed grid
     spacing: Sequence[float],  # (3,), mm per voxel along each axis
 ) -> LandmarkErrors:
-    """Distance in mm between p + u(p) and the landmark in the moving image, for every fixed landmark p."""
+    "Distance in mm between p + u(p) and the landmark in the moving image, for every fixed landmark p."
     points_fixed, points_moving, spacing = (
         torch.as_tensor(values, dtype=displacement.dtype, device=displacement.device)
         for values in (points_fixed, points_moving, spacing))
@@ -198,9 +198,9 @@ def tre(
     return LandmarkErrors(errors.where(inside, torch.nan), kept.mean().item(),
                           kept.std().item() if len(kept) > 1 else float('nan'), int((~inside).sum()))
 
-# %% ../nbs/05_metrics.ipynb #ae885123
+# %% ../nbs/05_metrics.ipynb #26c827e8
 def _displacement_at(points: Tensor, displacement: Tensor, last: Tensor) -> Tensor:
-    """Displacement at (N, 3) points by linear interpolation, (N, 3); `last` is the last index of each axis."""
+    "Displacement at (N, 3) points by linear interpolation, (N, 3); `last` is the last index of each axis."
     where = (2 * points / last.clamp(min=1) - 1).flip(-1).view(1, -1, 1, 1, 3)  # grid_sample wants the last axis first
     read = F.grid_sample(displacement, where, mode='bilinear', padding_mode='border', align_corners=True)
     return read.view(3, -1).T
@@ -220,7 +220,7 @@ IXI_LABELS = {
     72: '5th-Ventricle', 77: 'WM-hypointensities', 80: 'non-WM-hypointensities', 85: 'Optic-Chiasm',
     251: 'CC_Posterior', 252: 'CC_Mid_Posterior', 253: 'CC_Central', 254: 'CC_Mid_Anterior', 255: 'CC_Anterior'}
 
-# %% ../nbs/05_metrics.ipynb #9d4d9ff8
+# %% ../nbs/05_metrics.ipynb #c7de4bb1
 # The 30 FreeSurfer ids that IXI's reported Dice covers
 IXI_TEST_LABELS = [2, 3, 4, 7, 8, 10, 11, 12, 13, 14, 15, 16, 17, 18, 24, 28, 31,
                    41, 42, 43, 46, 47, 49, 50, 51, 52, 53, 54, 60, 63]
@@ -229,7 +229,7 @@ IXI_TEST_LABELS = [2, 3, 4, 7, 8, 10, 11, 12, 13, 14, 15, 16, 17, 18, 24, 28, 31
 def side_groups(
     names: Sequence[str],  # structure names, a side written as prefix 'Left-' or 'Right-'
 ) -> dict[str, list[str]]:  # group name -> names of its members
-    """Put left and right of every structure into one group; a structure without a side is a group of its own."""
+    "Put left and right of every structure into one group; a structure without a side is a group of its own."
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(name.removeprefix('Left-').removeprefix('Right-'), []).append(name)
@@ -239,7 +239,7 @@ def side_groups(
 # The 17 groups of the paper's tables: group name -> names of its one or two structures
 IXI_GROUPS = side_groups([IXI_LABELS[label] for label in IXI_TEST_LABELS])
 
-# %% ../nbs/05_metrics.ipynb #92f43d4e
+# %% ../nbs/05_metrics.ipynb #e7c5e93d
 PER_SUBJECT_COLUMNS = ['pair', 'moving', 'fixed', 'structure', 'dice', 'ndv_percent']
 
 
@@ -250,16 +250,16 @@ def subject_rows(
     dice: Sequence[float],  # from `dice_per_label`
     ndv: float,  # from `ndv_percent`
 ) -> pd.DataFrame:  # one row per structure, the columns of per_subject.csv
-    """The rows of one pair in per_subject.csv; the pair is named moving-to-fixed."""
+    "The rows of one pair in per_subject.csv; the pair is named moving-to-fixed."
     return pd.DataFrame({'pair': f'{moving}-to-{fixed}', 'moving': moving, 'fixed': fixed,
                          'structure': list(structures), 'dice': [float(score) for score in dice],
                          'ndv_percent': float(ndv)})
 
-# %% ../nbs/05_metrics.ipynb #852a5f29
+# %% ../nbs/05_metrics.ipynb #edf9515b
 def dice_table(
     frame: pd.DataFrame,  # long form, the columns of per_subject.csv
 ) -> pd.DataFrame:  # one row per pair, one column per structure
-    """Turn per_subject.csv into a table of pairs x structures, both in the order of the file."""
+    "Turn per_subject.csv into a table of pairs x structures, both in the order of the file."
     _require_columns(frame)
     table = frame.pivot(index='pair', columns='structure', values='dice')
     return table.loc[frame['pair'].unique(), frame['structure'].unique()]
@@ -269,18 +269,18 @@ def group_structures(
     table: pd.DataFrame,  # pairs x structures
     groups: Mapping[str, Sequence[str]],  # group name -> its structures; IXI_GROUPS or side_groups(...)
 ) -> pd.DataFrame:  # pairs x groups
-    """Average the structures of every group in each pair; a missing one is skipped."""
+    "Average the structures of every group in each pair; a missing one is skipped."
     missing = {name for members in groups.values() for name in members} - set(table.columns)
     if missing:
         raise ValueError(f'group_structures: the table has no column {sorted(missing)}')
     return pd.DataFrame({name: table[list(members)].mean(axis=1) for name, members in groups.items()})
 
-# %% ../nbs/05_metrics.ipynb #78754277
+# %% ../nbs/05_metrics.ipynb #3230dca1
 def per_pair(
     frame: pd.DataFrame,  # long form, the columns of per_subject.csv
     groups: Mapping[str, Sequence[str]] | None = None,  # average structures in groups first
 ) -> pd.DataFrame:  # index pair; columns moving, fixed, dice (mean), ndv_percent, missing (structures without a Dice)
-    """One row per pair: its mean Dice over the structures and its %NDV."""
+    "One row per pair: its mean Dice over the structures and its %NDV."
     table = dice_table(frame)
     if groups is not None:
         table = group_structures(table, groups)
@@ -290,9 +290,9 @@ def per_pair(
     return pairs.first().assign(dice=table.mean(axis=1), missing=table.isna().sum(axis=1))[
         ['moving', 'fixed', 'dice', 'ndv_percent', 'missing']]
 
-# %% ../nbs/05_metrics.ipynb #09da9071
+# %% ../nbs/05_metrics.ipynb #90861b60
 def _require_columns(frame: pd.DataFrame) -> None:
-    """Refuse a frame that lacks a column of per_subject.csv or holds a pair and structure twice."""
+    "Refuse a frame that lacks a column of per_subject.csv or holds a pair and structure twice."
     missing = [name for name in PER_SUBJECT_COLUMNS if name not in frame]
     if missing:
         raise ValueError(f'per_subject.csv: column {missing} is missing; it needs {PER_SUBJECT_COLUMNS}')
@@ -300,9 +300,9 @@ def _require_columns(frame: pd.DataFrame) -> None:
     if len(twice):
         raise ValueError(f'per_subject.csv: {twice.iloc[0]["pair"]} has {twice.iloc[0]["structure"]} more than once')
 
-# %% ../nbs/05_metrics.ipynb #d3203a13
+# %% ../nbs/05_metrics.ipynb #0cd1f68d
 class Summary(NamedTuple):
-    """Mean and standard deviations of a table of subjects x structures."""
+    "Mean and standard deviations of a table of subjects x structures."
     mean: float  # over all values
     sd_subjects: float  # sample sd of the subjects' means
     sd_pooled: float  # sd of all values, divided by n: the paper's
@@ -313,19 +313,19 @@ class Summary(NamedTuple):
 def summarise(
     table: pd.DataFrame | pd.Series | Sequence[float],  # subjects x structures, or one value per subject
 ) -> Summary:
-    """Mean, standard deviation over subjects and pooled over structures; NaN is skipped and counted."""
+    "Mean, standard deviation over subjects and pooled over structures; NaN is skipped and counted."
     table = pd.DataFrame(table).astype(float)
     values, means = pd.Series(table.to_numpy().ravel()).dropna(), table.mean(axis=1).dropna()
     return Summary(float(values.mean()), float(means.std()), float(values.std(ddof=0)), len(means),
                    int(table.isna().sum().sum()))
 
-# %% ../nbs/05_metrics.ipynb #6159f8e3
+# %% ../nbs/05_metrics.ipynb #55b749e5
 def bootstrap_interval(
     values: Sequence[float],  # one per subject; NaN is skipped
     seed: int,  # of the resampling
     level: float = 0.95,  # confidence
 ) -> tuple[float, float]:  # low, high; NaN with fewer than two values
-    """Confidence interval of the mean over subjects (BCa bootstrap, 9999 resamples)."""
+    "Confidence interval of the mean over subjects (BCa bootstrap, 9999 resamples)."
     values = np.asarray(values, dtype=float)
     values = values[~np.isnan(values)]
     if len(values) < 2:
@@ -335,9 +335,9 @@ def bootstrap_interval(
     found = stats.bootstrap((values,), np.mean, confidence_level=level, rng=np.random.default_rng(seed), batch=1000)
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
-# %% ../nbs/05_metrics.ipynb #600e6dcf
+# %% ../nbs/05_metrics.ipynb #0d30eb98
 class PairedTest(NamedTuple):
-    """Result of a paired comparison of two methods."""
+    "Result of a paired comparison of two methods."
     difference: float  # mean of a - b
     p_value: float  # two-sided
     pairs: int  # subjects with both values
@@ -347,7 +347,7 @@ def paired_wilcoxon(
     a: pd.Series | Sequence[float],  # one value per subject
     b: pd.Series | Sequence[float],  # the same subjects; Series are matched by their index
 ) -> PairedTest:
-    """Two-sided Wilcoxon signed-rank test of paired values; a subject with a NaN is left out."""
+    "Two-sided Wilcoxon signed-rank test of paired values; a subject with a NaN is left out."
     if isinstance(a, pd.Series) and isinstance(b, pd.Series):
         if not a.index.is_unique or set(a.index) != set(b.index):
             raise ValueError('paired_wilcoxon: a and b must hold the same subjects, each once')
@@ -361,11 +361,11 @@ def paired_wilcoxon(
     p_value = stats.wilcoxon(difference).pvalue if difference.any() else 1.
     return PairedTest(float(difference.mean()), float(p_value), len(difference))
 
-# %% ../nbs/05_metrics.ipynb #94243518
+# %% ../nbs/05_metrics.ipynb #72f41149
 def holm(
     p_values: Sequence[float],  # of all comparisons of one table; NaN is a comparison that was not made
 ) -> np.ndarray:  # adjusted p-values, in the same order
-    """Holm's step-down correction for several comparisons."""
+    "Holm's step-down correction for several comparisons."
     p_values = np.asarray(p_values, dtype=float)
     if ((p_values < 0) | (p_values > 1)).any():
         raise ValueError('holm: p-values lie between 0 and 1')

@@ -35,19 +35,20 @@ def _axis_weights(position, nodes):
     weight = 1 - distance ** 3 * (distance * (distance * 6 - 15) + 10)
     return weight, weight * offset
 
-# %% ../nbs/01_random_images.ipynb #00eb2c52
+# %% ../nbs/01_random_images.ipynb #4e673325
 def evaluate_perlin(directions: torch.Tensor,            # (3, C, I, J, K), unit vectors on the lattice nodes
                     positions: Sequence[torch.Tensor],   # three of (C, X), (C, Y), (C, Z), in cells
                    ) -> torch.Tensor:                    # (C, X, Y, Z), within about [-1, 1]
     "Perlin noise of given lattice vectors at the positions of a grid."
+    def blend(matrix, lattice): return torch.einsum('cyj,cijz->ciyz', matrix, lattice)
+
     (wx, dx), (wy, dy), (wz, dz) = (_axis_weights(p, n) for p, n in zip(positions, directions.shape[2:]))
-    along_z = torch.stack([directions[0] @ wz.mT[:, None], directions[1] @ wz.mT[:, None], directions[2] @ dz.mT[:, None]])
-    blend = lambda matrix, lattice: torch.einsum('cyj,cijz->ciyz', matrix, lattice)
+    along_z = torch.stack([vectors @ along.mT[:, None] for vectors, along in zip(directions, (wz, wz, dz))])
     from_x, from_yz = blend(wy, along_z[0]), blend(dy, along_z[1]) + blend(wy, along_z[2])
     both = torch.cat([from_x, from_yz], dim=1).flatten(2)
     return (torch.cat([dx, wx], dim=2) @ both).unflatten(2, (from_x.shape[2], from_x.shape[3]))
 
-# %% ../nbs/01_random_images.ipynb #9e6b5fe4
+# %% ../nbs/01_random_images.ipynb #298218af
 def perlin_noise(shape: tuple,               # (X, Y, Z)
                  generator: torch.Generator, # source of randomness; its device is the noise's device
                  channels: int = 1,          # independent channels
@@ -56,9 +57,11 @@ def perlin_noise(shape: tuple,               # (X, Y, Z)
                  stride: float = 1,          # distance of the samples, voxels; `shape` counts samples
                 ) -> torch.Tensor:           # (channels, X, Y, Z), within about [-1, 1]
     "Multi-channel fractal Perlin noise; every channel has its own lattice with a random phase."
+    def rand(*size): return torch.rand(*size, generator=generator, device=generator.device)
+
     if min(shape) < 1 or channels < 1 or octaves < 1 or cell <= 0:
-        raise ValueError(f'perlin_noise(): shape, channels, octaves and cell must be positive, got {shape}, {channels}, {octaves}, {cell}')
-    rand = lambda *size: torch.rand(*size, generator=generator, device=generator.device)
+        raise ValueError('perlin_noise(): shape, channels, octaves and cell must be positive, '
+                         f'got {shape}, {channels}, {octaves}, {cell}')
     total = 0
     for octave in range(octaves):
         step = stride * 2 ** octave / cell
@@ -68,15 +71,17 @@ def perlin_noise(shape: tuple,               # (X, Y, Z)
         total = total + 0.5 ** octave * evaluate_perlin(gradient_directions(*rand(2, channels, *nodes)), positions)
     return total
 
-# %% ../nbs/01_random_images.ipynb #0d65ad40
+# %% ../nbs/01_random_images.ipynb #3ce00cde
 def _released_noise(shape, generator, channels, octaves, factor):
-    "Noise as the released code makes it: shared lattice from voxel 0, cells of about 32, sampled every `factor` voxels."
+    "Noise of the released code: shared lattice from voxel 0, cells of about 32, sampled every `factor` voxels."
+    device = generator.device
     cells, samples = [max(n // 32, 1) for n in shape], [max(n // factor, 2) for n in shape]
     total = 0
     for octave in range(octaves):
         nodes = [c * 2 ** octave + 1 for c in cells]
-        uniform = torch.rand(2, channels, *nodes, generator=generator, device=generator.device)
-        at = [(torch.arange(n, device=generator.device) * (c * 2 ** octave) / n).expand(channels, -1) for n, c in zip(samples, cells)]
+        uniform = torch.rand(2, channels, *nodes, generator=generator, device=device)
+        at = [(torch.arange(n, device=device) * (c * 2 ** octave) / n).expand(channels, -1)
+              for n, c in zip(samples, cells)]
         total = total + 0.5 ** octave * evaluate_perlin(gradient_directions(*uniform, preset='released'), at)
     return F.interpolate(total[None], tuple(shape), mode='trilinear', align_corners=False)[0]
 
@@ -155,14 +160,14 @@ def _released_velocity(shape, generator):
         channels.append(both[torch.randint(2, (1,), generator=generator, device=generator.device)])
     return torch.stack(channels, dim=1)
 
-# %% ../nbs/01_random_images.ipynb #f0fb6c80
+# %% ../nbs/01_random_images.ipynb #802be2aa
 def random_pair(shape: tuple,               # (X, Y, Z), 16 or more along each axis
                 generator: torch.Generator, # source of randomness; its device is the pair's device
                 n_labels: int = 16,         # labels that compete
                 cell: float = 32,           # edge of a lattice cell, voxels
                 amplitudes: Sequence[float] = AMPLITUDES,  # of the velocity
                 preset: str = 'paper',      # or 'released'
-               ) -> dict[str, torch.Tensor]: # moving, fixed, moving_labels, fixed_labels, moving_displacement, fixed_displacement
+               ) -> dict[str, torch.Tensor]: # moving, fixed; moving_labels, moving_displacement and the like
     "One random pair with its label maps and the two displacements that made it, each with a batch axis of one."
     if min(shape) < 16: raise ValueError(f'random_pair(): every axis needs 16 voxels or more, got {tuple(shape)}')
     labels = random_shapes(shape, generator, n_labels, cell, preset)

@@ -98,7 +98,7 @@ def resize_displacement(displacement: torch.Tensor, # (B, 3, X, Y, Z), voxels of
     ratio = torch.tensor([m / n for m, n in zip(size, shape)], dtype=displacement.dtype, device=displacement.device)
     return F.interpolate(displacement, size, mode='trilinear', align_corners=False) * ratio.view(1, 3, 1, 1, 1)
 
-# %% ../nbs/00_spatial.ipynb #5f79a62b
+# %% ../nbs/00_spatial.ipynb #c153efd1
 def jacobian_determinant(displacement: torch.Tensor, # (B, 3, X, Y, Z), voxels
                         ) -> torch.Tensor:           # (B, X-2, Y-2, Z-2), 1 for the identity
     "Determinant of the Jacobian of `x + u(x)` by central differences."
@@ -109,5 +109,6 @@ def jacobian_determinant(displacement: torch.Tensor, # (B, 3, X, Y, Z), voxels
     rows = [(u[:, :, 2:, inner, inner] - u[:, :, :-2, inner, inner]) / 2,
             (u[:, :, inner, 2:, inner] - u[:, :, inner, :-2, inner]) / 2,
             (u[:, :, inner, inner, 2:] - u[:, :, inner, inner, :-2]) / 2]
-    a, b, c = (row + axis for row, axis in zip(rows, torch.eye(3, dtype=u.dtype, device=u.device).view(3, 1, 3, 1, 1, 1)))
+    units = torch.eye(3, dtype=u.dtype, device=u.device).view(3, 1, 3, 1, 1, 1)
+    a, b, c = (row + unit for row, unit in zip(rows, units))
     return (a * torch.linalg.cross(b, c, dim=1)).sum(1)

@@ -51,10 +51,10 @@ _RULES = {
     'log_every': _whole(1), 'gradient_clip': ((lambda value: value is None or value > 0), 'None or a number above 0'),
 }
 
-# %% ../nbs/08_training.ipynb #cf6f2c3b
+# %% ../nbs/08_training.ipynb #2bd2a233
 @dataclass(frozen=True)
 class TrainSettings:
-    """How one training run proceeds; everything but the data, the loss and the model."""
+    "How one training run proceeds; everything but the data, the loss and the model."
     steps: int  # updates of the weights
     learning_rate: float = 1e-4  # at the first step
     optimiser: str = 'adam'  # 'adam', 'adamw' or 'amsgrad'
@@ -76,21 +76,21 @@ class TrainSettings:
             if not holds(value):
                 raise ValueError(f'TrainSettings: {name} is {value!r}, it must be {wanted}')
 
-# %% ../nbs/08_training.ipynb #bbad8193
+# %% ../nbs/08_training.ipynb #9b8f83b0
 def polynomial_decay(
     settings: TrainSettings,  # learning rate, power, steps, steps of an epoch
     step: int,  # finished steps, 0 to settings.steps - 1
 ) -> float:
-    """Learning rate of a step."""
+    "Learning rate of a step."
     epochs = -(-settings.steps // settings.steps_per_epoch)
     return settings.learning_rate * (1 - (step // settings.steps_per_epoch) / epochs) ** settings.power
 
-# %% ../nbs/08_training.ipynb #d69f07f5
+# %% ../nbs/08_training.ipynb #d40b4f50
 def make_optimiser(
     model: nn.Module,  # its parameters that require a gradient are trained
     settings: TrainSettings,  # optimiser, learning rate, weight decay
 ) -> torch.optim.Optimizer:
-    """Adam, AdamW or AMSGrad for the learnable parameters of a model."""
+    "Adam, AdamW or AMSGrad for the learnable parameters of a model."
     learnable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not learnable:
         raise ValueError('make_optimiser: no parameter of model requires a gradient, so there is nothing to train')
@@ -99,23 +99,23 @@ def make_optimiser(
         return torch.optim.AdamW(learnable, **options)
     return torch.optim.Adam(learnable, amsgrad=settings.optimiser == 'amsgrad', **options)
 
-# %% ../nbs/08_training.ipynb #a06b5290
+# %% ../nbs/08_training.ipynb #b78782e7
 def step_generator(
     seed: int,  # of the run, 0 or more
     step: int,  # finished steps, 0 or more
     rank: int = 0,  # of the process, 0 unless several train together
     device: torch.device | str = 'cpu',  # where the numbers are drawn
 ) -> torch.Generator:
-    """Generator of one step, a function of (seed, step, rank) alone."""
+    "Generator of one step, a function of (seed, step, rank) alone."
     mixed = np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0]
     return torch.Generator(device).manual_seed(int(mixed) >> 1)
 
-# %% ../nbs/08_training.ipynb #f623a647
+# %% ../nbs/08_training.ipynb #bb9ab9d9
 def share_generator(
     module: nn.Module,  # a model; every submodule with an attribute named generator takes part
     generator: torch.Generator | None,  # to draw from; None: the global one
 ) -> int:
-    """Give one generator to every submodule that draws random numbers; returns how many there are."""
+    "Give one generator to every submodule that draws random numbers; returns how many there are."
     drawing = [part for part in module.modules() if hasattr(part, 'generator')]
     for part in drawing:
         part.generator = generator
@@ -145,15 +145,15 @@ def _write_bytes(path: Path, content: bytes) -> None:
             partial.unlink(missing_ok=True)
             raise
 
-# %% ../nbs/08_training.ipynb #8be9cb2b
+# %% ../nbs/08_training.ipynb #22a0a9e6
 def write_json(
     path: str | Path,  # file to write; its folder is made
     content: object,  # what the json module can write; other objects become text
 ) -> None:
-    """Write a JSON file for people and programs; the file is whole or absent."""
+    "Write a JSON file for people and programs; the file is whole or absent."
     _write_bytes(Path(path), (json.dumps(content, indent=1, default=str) + '\n').encode())
 
-# %% ../nbs/08_training.ipynb #942c3ae8
+# %% ../nbs/08_training.ipynb #229386b7
 def _write_tensors(path: Path, tensors: dict[str, torch.Tensor], record: dict) -> None:
     owned = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
              for name, tensor in tensors.items()}
@@ -174,25 +174,25 @@ def _reading(path: Path):
 def read_tensors(
     path: str | Path,  # a safetensors file
 ) -> dict[str, torch.Tensor]:  # on the CPU
-    """Every tensor of a safetensors file by its name."""
+    "Every tensor of a safetensors file by its name."
     path = Path(path)
     with _reading(path), safe_open(path, framework='pt') as file:
         return {name: file.get_tensor(name).clone() for name in file.keys()}
 
-# %% ../nbs/08_training.ipynb #96a6499e
+# %% ../nbs/08_training.ipynb #c33b50c5
 def save_weights(
     module: nn.Module,  # whose state dict is written
     path: str | Path,  # file to write, named *.safetensors
     **metadata,  # a record to keep with the weights: anything that JSON can write
 ) -> None:
-    """Write the weights of a module, with a record in the header; the file is whole or absent."""
+    "Write the weights of a module, with a record in the header; the file is whole or absent."
     _write_tensors(Path(path), module.state_dict(), metadata)
 
 
 def read_metadata(
     path: str | Path,  # a file that `save_weights` or `fit` wrote
 ) -> dict:
-    """Record in the header of a weights file, {} where there is none; the weights are not read."""
+    "Record in the header of a weights file, {} where there is none; the weights are not read."
     with _reading(Path(path)), safe_open(path, framework='pt') as file:
         return json.loads((file.metadata() or {}).get('record', '{}'))
 
@@ -205,13 +205,13 @@ def _load_tensors(module: nn.Module, tensors: dict[str, torch.Tensor], path: Pat
         raise InputError(f'The weights in {path} do not fit this {type(module).__name__} ({" ".join(reasons)[:300]}): '
                          'build the model as it was when they were saved, or choose other weights.') from error
 
-# %% ../nbs/08_training.ipynb #4d00c14e
+# %% ../nbs/08_training.ipynb #47001b93
 def load_weights(
     module: nn.Module,  # gets the weights in place; it keeps its device and dtype
     path: str | Path,  # a safetensors file
     strict: bool = True,  # False: names that are missing or unknown are passed over
 ) -> tuple[list[str], list[str]]:
-    """Load weights into a module; returns the names that the file lacks and those that the module lacks."""
+    "Load weights into a module; returns the names that the file lacks and those that the module lacks."
     outcome = _load_tensors(module, read_tensors(Path(path)), Path(path), strict)
     return list(outcome.missing_keys), list(outcome.unexpected_keys)
 
@@ -234,11 +234,11 @@ def _cut_log(path: Path, step: int) -> None:
         kept = [json.dumps(record) + '\n' for record in _whole_lines(path) if record['step'] <= step]
         _write_bytes(path, ''.join(kept).encode())
 
-# %% ../nbs/08_training.ipynb #a4ab885b
+# %% ../nbs/08_training.ipynb #d74dba44
 def read_log(
     path: str | Path,  # log.jsonl or validation.jsonl of a run
 ) -> pd.DataFrame:
-    """Log of a run, one row a line; a line that is still being written is left out."""
+    "Log of a run, one row a line; a line that is still being written is left out."
     if not Path(path).is_file():
         raise InputError(f'There is no log at {path}: check the folder of the run.')
     return pd.DataFrame(_whole_lines(Path(path)))
@@ -257,11 +257,11 @@ def _commit() -> str | None:
     tracked = _git(source.parent, 'ls-files', '--error-unmatch', source.name)
     return tracked and _git(source.parent, 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*')
 
-# %% ../nbs/08_training.ipynb #85c9cace
+# %% ../nbs/08_training.ipynb #0976dd14
 def run_environment(
     device: torch.device | str | None = None,  # that the run uses; None: a GPU where there is one
 ) -> dict:
-    """Versions, device and git commit, to be kept with results."""
+    "Versions, device and git commit, to be kept with results."
     device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     name = torch.cuda.get_device_name(device) if device.type == 'cuda' else platform.processor() or platform.machine()
     return dict(python=platform.python_version(), torch=torch.__version__, numpy=np.__version__,
@@ -484,16 +484,16 @@ def _train(run: _Run, loss_function: Callable, make_batch: Callable, validate: C
         _keep_records(run, validate, bar)
         bar.update()
 
-# %% ../nbs/08_training.ipynb #246140de
+# %% ../nbs/08_training.ipynb #21ee8590
 @dataclass(frozen=True)
 class FitResult:
-    """What a finished run leaves behind."""
+    "What a finished run leaves behind."
     steps: int  # updates of the weights
     seconds: float  # spent on them and on validation, interruptions left out
     best_score: float | None  # highest validation score, None without validation
     folder: Path  # holds last, best, log and validation
 
-# %% ../nbs/08_training.ipynb #4c0f4d0b
+# %% ../nbs/08_training.ipynb #436d1624
 def fit(
     model: nn.Module,  # trained in place; ends on the device that accelerate chose
     loss_function: Callable,  # (model, batch) -> (loss, dict of scalars for the log)
@@ -504,7 +504,7 @@ def fit(
     progress: bool = True,  # show a bar with loss, speed and time left
     label: str = '',  # name on the bar, default the folder's
 ) -> FitResult:
-    """Train a model, go on with a broken run, or load a finished one."""
+    "Train a model, go on with a broken run, or load a finished one."
     run = _prepare(model, settings, Path(folder))
     try:
         _resume(run)

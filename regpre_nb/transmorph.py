@@ -39,7 +39,7 @@ class TransMorphSettings:
     recompute: bool = False                       # trade time for memory: recompute each step in the backward pass
     preset: str = 'paper'                         # 'released' follows the authors' code
 
-# %% ../nbs/02_transmorph.ipynb #2b3af0ea
+# %% ../nbs/02_transmorph.ipynb #80dba752
 SETTINGS = {
     'paper': TransMorphSettings(),
     'released': TransMorphSettings(preset='released'),
@@ -54,7 +54,8 @@ def settings_named(name: str,  # a key of `SETTINGS`
                    **changes,  # fields of `TransMorphSettings` to replace
                   ) -> TransMorphSettings:
     "Named settings, with changes."
-    if name not in SETTINGS: raise ValueError(f'settings_named(): unknown name {name!r}; there are {", ".join(SETTINGS)}')
+    if name not in SETTINGS:
+        raise ValueError(f'settings_named(): unknown name {name!r}; there are {", ".join(SETTINGS)}')
     return replace(SETTINGS[name], **changes)
 
 # %% ../nbs/02_transmorph.ipynb #fd77e4ed
@@ -84,10 +85,10 @@ def join_windows(windows: torch.Tensor,          # (B * windows, tokens of a win
     return (windows.unflatten(0, (-1, *counts)).unflatten(4, window)
             .permute(0, 1, 4, 2, 5, 3, 6, 7).flatten(5, 6).flatten(3, 4).flatten(1, 2))
 
-# %% ../nbs/02_transmorph.ipynb #afb283be
+# %% ../nbs/02_transmorph.ipynb #e3b0c078
 @lru_cache(maxsize=64)
 def _shift_mask(shape, window, shift, device):
-    "(windows, tokens, tokens): 0 where two tokens of a window may see each other, -100 where the shift brought them together."
+    "(windows, tokens, tokens): 0 where tokens may see each other, -100 where only the shift brought them together."
     with torch.inference_mode(False):
         region = torch.zeros(1, *shape, 1)
         for axis, (n, w, s) in enumerate(zip(shape, window, shift), start=1):
@@ -106,7 +107,7 @@ def _relative_index(window, device):
         offset = place[:, :, None] - place[:, None] + torch.tensor(window)[:, None, None] - 1
         return ((offset[0] * (2 * window[1] - 1) + offset[1]) * (2 * window[2] - 1) + offset[2]).to(device)
 
-# %% ../nbs/02_transmorph.ipynb #7bad0606
+# %% ../nbs/02_transmorph.ipynb #c2efee8d
 class WindowAttention(nn.Module):
     "Multi-head attention among the tokens of a window, with a learned bias for each relative position."
     def __init__(self, channels: int,                # of a token
@@ -120,7 +121,9 @@ class WindowAttention(nn.Module):
         self.position_table = nn.Parameter(torch.empty(int(np.prod([2 * w - 1 for w in window])), heads))
         nn.init.trunc_normal_(self.position_table, std=0.02)
 
-    def forward(self, windows, mask=None):
+    def forward(self, windows: torch.Tensor,         # (windows, tokens of a window, C)
+                mask: torch.Tensor | None = None,    # (windows of a volume, tokens, tokens), added before the softmax
+               ) -> torch.Tensor:                    # as `windows`
         index = _relative_index(self.window, windows.device)
         bias = self.position_table[index.flatten()].view(*index.shape, -1).permute(2, 0, 1)
         if mask is not None: bias = (bias + mask[:, None]).repeat(len(windows) // len(mask), 1, 1, 1)
@@ -128,21 +131,23 @@ class WindowAttention(nn.Module):
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
         return self.projection(attended.transpose(1, 2).flatten(2))
 
-# %% ../nbs/02_transmorph.ipynb #45d3ee45
+# %% ../nbs/02_transmorph.ipynb #f3384504
 class StochasticDepth(nn.Module):
     "Drop a residual branch of a sample with probability `rate`, while training."
     def __init__(self, rate: float):  # 0 .. 1
         super().__init__()
         self.rate, self.generator = rate, None
 
-    def forward(self, branch):
+    def forward(self, branch: torch.Tensor  # (B, ...)
+               ) -> torch.Tensor:           # the same, or zero for a whole sample
         if not self.training or self.rate == 0: return branch
         if self.generator is None:
-            raise ValueError('StochasticDepth: no generator to draw from; call share_generator(model, generator) before training')
+            raise ValueError('StochasticDepth: no generator to draw from; '
+                             'call share_generator(model, generator) before training')
         coin = torch.rand(len(branch), generator=self.generator, device=self.generator.device).to(branch.device)
         return branch * ((coin >= self.rate) / (1 - self.rate)).to(branch.dtype).view(-1, *[1] * (branch.ndim - 1))
 
-# %% ../nbs/02_transmorph.ipynb #805d0e85
+# %% ../nbs/02_transmorph.ipynb #891ad38c
 class SwinBlock(nn.Module):
     "Attention within windows, then a two-layer perceptron; each with layer norm and a residual."
     def __init__(self, channels: int, heads: int,         # of the attention
@@ -158,12 +163,14 @@ class SwinBlock(nn.Module):
         self.perceptron = nn.Sequential(nn.Linear(channels, 4 * channels), nn.GELU(), nn.Linear(4 * channels, channels))
         self.drop = StochasticDepth(drop)
 
-    def shift(self, shape):
+    def shift(self, shape: tuple[int, int, int]  # (X, Y, Z), tokens
+             ) -> tuple[int, int, int]:          # tokens
         "How far to roll each axis of a volume of tokens."
         if not self.shifted: return (0, 0, 0)
         return tuple(w // 2 if n > w or self.preset == 'released' else 0 for n, w in zip(shape, self.window))
 
-    def attend(self, tokens):
+    def attend(self, tokens: torch.Tensor  # (B, X, Y, Z, C)
+              ) -> torch.Tensor:           # (B, X, Y, Z, C)
         "Window attention on a volume of tokens of any size."
         shape = tokens.shape[1:4]
         padding = [-n % w for n, w in zip(shape, self.window)]
@@ -175,34 +182,38 @@ class SwinBlock(nn.Module):
         if any(shift): joined = joined.roll(shift, (1, 2, 3))
         return joined[:, :shape[0], :shape[1], :shape[2]]
 
-    def forward(self, tokens):
+    def forward(self, tokens: torch.Tensor  # (B, X, Y, Z, C), any size
+               ) -> torch.Tensor:           # (B, X, Y, Z, C)
         tokens = tokens + self.drop(self.attend(self.norm1(tokens)))
         return tokens + self.drop(self.perceptron(self.norm2(tokens)))
 
-# %% ../nbs/02_transmorph.ipynb #a2c4f994
+# %% ../nbs/02_transmorph.ipynb #971d034a
 class PatchMerging(nn.Module):
     "Halve the grid: concatenate 2 x 2 x 2 neighbours, normalise, project to twice the channels."
     def __init__(self, channels: int):  # of a token before merging
         super().__init__()
         self.norm, self.linear = nn.LayerNorm(8 * channels), nn.Linear(8 * channels, 2 * channels, bias=False)
 
-    def forward(self, tokens):
+    def forward(self, tokens: torch.Tensor  # (B, X, Y, Z, C)
+               ) -> torch.Tensor:           # (B, X/2, Y/2, Z/2, 2C), sizes rounded up
         padding = [n % 2 for n in tokens.shape[1:4]]
         if any(padding): tokens = F.pad(tokens, (0, 0, 0, padding[2], 0, padding[1], 0, padding[0]))
         corners = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (0, 1, 1), (1, 0, 1), (1, 1, 1)]
         return self.linear(self.norm(torch.cat([tokens[:, i::2, j::2, k::2] for i, j, k in corners], dim=-1)))
 
-# %% ../nbs/02_transmorph.ipynb #87e1f09f
+# %% ../nbs/02_transmorph.ipynb #a750de19
 class SwinEncoder(nn.Module):
     "Swin transformer: a pair of images to feature maps at 1/4, 1/8, 1/16 of their size (for `patch=4`)."
     def __init__(self, settings: TransMorphSettings = SETTINGS['paper']):  # what to build
         super().__init__()
         self.patch = settings.patch
         self.channels = tuple(settings.channels * 2 ** i for i in range(len(settings.depths)))
-        self.embed, self.embed_norm = nn.Conv3d(2, self.channels[0], self.patch, self.patch), nn.LayerNorm(self.channels[0])
+        self.embed = nn.Conv3d(2, self.channels[0], self.patch, self.patch)
+        self.embed_norm = nn.LayerNorm(self.channels[0])
         rates = iter(np.linspace(0, settings.stochastic_depth, sum(settings.depths)).tolist())
         self.stages = nn.ModuleList(
-            nn.ModuleList(SwinBlock(c, h, settings.window, i % 2 == 1, next(rates), settings.preset) for i in range(depth))
+            nn.ModuleList(SwinBlock(c, h, settings.window, i % 2 == 1, next(rates), settings.preset)
+                          for i in range(depth))
             for c, h, depth in zip(self.channels, settings.heads, settings.depths))
         self.merges = nn.ModuleList(PatchMerging(c) for c in self.channels[:-1])
         self.norms = nn.ModuleList(nn.LayerNorm(c) for c in self.channels)
@@ -218,10 +229,10 @@ class SwinEncoder(nn.Module):
             maps.append(self.norms[i](tokens).movedim(-1, 1))
         return maps
 
-# %% ../nbs/02_transmorph.ipynb #ac835b8d
-def _unit(inputs, outputs, norm=nn.InstanceNorm3d, stride=1):
+# %% ../nbs/02_transmorph.ipynb #0862fa91
+def _unit(inputs, outputs, norm=nn.InstanceNorm3d):
     "Convolution, norm, leaky ReLU."
-    return nn.Sequential(nn.Conv3d(inputs, outputs, 3, stride, 1, bias=False), norm(outputs), nn.LeakyReLU(0.01))
+    return nn.Sequential(nn.Conv3d(inputs, outputs, 3, 1, 1, bias=False), norm(outputs), nn.LeakyReLU(0.01))
 
 
 class _Up(nn.Module):
@@ -238,9 +249,10 @@ class _Up(nn.Module):
 
 class _Step(nn.Module):
     "One of the T steps: look at the warped pair, refine, predict a velocity."
-    def __init__(self, channels, norm, stride):
+    def __init__(self, channels, norm):
         super().__init__()
-        self.stem, self.up, self.head = _unit(2, channels, norm, stride), _Up(channels, channels, 16), nn.Conv3d(16, 3, 3, 1, 1)
+        self.stem, self.up = _unit(2, channels, norm), _Up(channels, channels, 16)
+        self.head = nn.Conv3d(16, 3, 3, 1, 1)
         nn.init.normal_(self.head.weight, std=1e-5); nn.init.zeros_(self.head.bias)
 
     def forward(self, features, pair):
@@ -271,11 +283,11 @@ def to_image_grid(displacement: torch.Tensor,  # (B, 3, X', Y', Z'), voxels of i
     padded = resize_displacement(displacement, [round(n / resolution) for n in working_size])
     return padded[:, :, :shape[0], :shape[1], :shape[2]]
 
-# %% ../nbs/02_transmorph.ipynb #60924d9f
+# %% ../nbs/02_transmorph.ipynb #6347f712
 class TransMorph(nn.Module):
     "Registration network: moving and fixed image to a diffeomorphic displacement, in voxels of the image."
     def __init__(self, settings: TransMorphSettings = SETTINGS['paper'],  # what to build
-                 encoder: nn.Module | None = None,                        # any `Encoder` with three maps; a new SwinEncoder by default
+                 encoder: nn.Module | None = None,  # any `Encoder` with three maps; a new SwinEncoder by default
                 ):
         super().__init__()
         self.settings = settings
@@ -285,9 +297,10 @@ class TransMorph(nn.Module):
         half = fine // 2
         self.pool, self.stem = nn.AvgPool3d(3, 2, 1), _unit(2, half, norm)
         self.ups = nn.ModuleList([_Up(coarse, middle, middle), _Up(middle, fine, fine), _Up(fine, half, half)])
-        self.steps = nn.ModuleList(_Step(half, norm, settings.velocity_stride) for _ in range(settings.time_steps))
+        self.steps = nn.ModuleList(_Step(half, norm) for _ in range(settings.time_steps))
 
-    def features(self, pair):
+    def features(self, pair: torch.Tensor  # (B, 2, X, Y, Z), working grid: moving, fixed
+                ) -> torch.Tensor:         # (B, channels / 2, X/2, Y/2, Z/2)
         "Decoder features at half of the working grid."
         fine, middle, coarse = self.encoder(pair)
         skips = [middle, fine, self.stem(self.pool(pair))]
@@ -297,12 +310,13 @@ class TransMorph(nn.Module):
     def velocity(self, pair: torch.Tensor,  # (B, 2, X, Y, Z), working grid: moving, fixed
                 ) -> torch.Tensor:          # (B, 3, X', Y', Z'), voxels of its own grid
         "Stationary velocity that carries the moving to the fixed image."
-        features, (moving, fixed), preset = self.features(pair), pair.split(1, dim=1), self.settings.preset
-        velocity = None
+        features, preset, velocity = self.features(pair), self.settings.preset, None
+        pair = resize_image(pair, [n // self.settings.velocity_stride for n in pair.shape[2:]])
+        moving, fixed = pair.split(1, dim=1)
         for step in self.steps:
-            if velocity is not None:
-                pair = torch.cat([warp(moving, resize_displacement(velocity, moving.shape[2:]), preset=preset), fixed], 1)
-            refinement = checkpoint(step, features, pair, use_reentrant=False) if self.settings.recompute else step(features, pair)
+            if velocity is not None: pair = torch.cat([warp(moving, velocity, preset=preset), fixed], 1)
+            refinement = (checkpoint(step, features, pair, use_reentrant=False) if self.settings.recompute
+                          else step(features, pair))
             velocity = compose(refinement, torch.zeros_like(refinement) if velocity is None else velocity, preset)
         return velocity
 
@@ -338,10 +352,10 @@ def resize_position_table(table: torch.Tensor,                 # (rows, heads)
     volume = table.T.unflatten(1, old)[None]
     return F.interpolate(volume, new, mode='trilinear', align_corners=True)[0].flatten(1).T.contiguous()
 
-# %% ../nbs/02_transmorph.ipynb #8940eafc
+# %% ../nbs/02_transmorph.ipynb #223725eb
 def load_state(module: nn.Module,                # a SwinEncoder, a TransMorph, or anything that holds them
                state: dict[str, torch.Tensor],   # names to tensors
-               window: tuple[int, int, int] | None = None,  # that `state` was trained with, where it differs from the module's
+               window: tuple[int, int, int] | None = None,  # of `state`, where it differs from the module's
                strict: bool = True,              # raise where names are missing, unexpected or misshapen
               ) -> LoadReport:
     "Load weights; interpolate position tables to the module's window; report."
@@ -352,19 +366,21 @@ def load_state(module: nn.Module,                # a SwinEncoder, a TransMorph, 
             state[table] = resize_position_table(state[table], window, attention.window)
             resized.append(table)
     mismatched = [n for n in state if n in own and state[n].shape != own[n].shape]
-    report = LoadReport(tuple(resized), tuple(n for n in own if n not in state), tuple(n for n in state if n not in own), tuple(mismatched))
+    missing, unexpected = [n for n in own if n not in state], [n for n in state if n not in own]
+    report = LoadReport(*map(tuple, (resized, missing, unexpected, mismatched)))
     if strict and (report.missing or report.unexpected or report.mismatched):
         raise ValueError(f'load_state(): these weights are not of this {type(module).__name__}: {report}')
     module.load_state_dict({n: t for n, t in state.items() if n in own and n not in mismatched}, strict=False)
     return report
 
-# %% ../nbs/02_transmorph.ipynb #e7efb6a4
+# %% ../nbs/02_transmorph.ipynb #b61f330e
 AUTHORS_NAMES = [  # pattern in the authors' state dict, name here
     (r'^transformer\.', 'encoder.'),
     (r'patch_embed\.proj', 'embed'), (r'patch_embed\.norm', 'embed_norm'),
     (r'layers\.(\d+)\.blocks\.(\d+)', r'stages.\1.\2'), (r'layers\.(\d+)\.downsample\.norm', r'merges.\1.norm'),
     (r'layers\.(\d+)\.downsample\.reduction', r'merges.\1.linear'), (r'encoder\.norm(\d)', r'encoder.norms.\1'),
-    (r'attn\.proj', 'attention.projection'), (r'attn\.relative_position_bias_table', 'attention.position_table'), (r'attn\.', 'attention.'),
+    (r'attn\.proj', 'attention.projection'), (r'attn\.relative_position_bias_table', 'attention.position_table'),
+    (r'attn\.', 'attention.'),
     (r'mlp\.fc1', 'perceptron.0'), (r'mlp\.fc2', 'perceptron.2'),
     (r'^c1\.', 'stem.'), (r'^cs\.(\d+)\.', r'steps.\1.stem.'), (r'^reg_heads\.(\d+)\.0\.', r'steps.\1.head.'),
     (r'^up3s\.(\d+)\.conv(\d)\.', lambda m: f'steps.{m[1]}.up.units.{int(m[2]) - 1}.'),

@@ -6,9 +6,10 @@
 __all__ = ['InputError', 'Volume', 'load_volume', 'save_volume', 'to_ras', 'like_original', 'resample', 'normalise', 'crop_box',
            'fit_to', 'pad_to', 'crop_to', 'bounding_box', 'match']
 
-# %% ../nbs/06_volumes.ipynb #8dbdd532
+# %% ../nbs/06_volumes.ipynb #1caee0e5
 import os
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,28 +19,29 @@ import torch
 from nibabel import orientations
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
+from numpy.typing import ArrayLike, DTypeLike
 from scipy import ndimage
 
-# %% ../nbs/06_volumes.ipynb #1bcdc9e2
+# %% ../nbs/06_volumes.ipynb #1ac1510d
 class InputError(ValueError):
-    'What a user gave cannot be used; the message says what, where and what to do, in one sentence.'
+    "What a user gave cannot be used; the message says what, where and what to do, in one sentence."
 
-# %% ../nbs/06_volumes.ipynb #4e4d4d72
+# %% ../nbs/06_volumes.ipynb #cd8d5c1a
 @dataclass(frozen=True, eq=False)
 class Volume:
-    'Voxels on a grid, and where the grid lies in the world.'
+    "Voxels on a grid, and where the grid lies in the world."
     data: np.ndarray  # (X, Y, Z): float32 image or integer label map
     affine: np.ndarray  # (4, 4): voxel index to RAS millimetres
     path: Path | None = None  # the file that it came from
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        'Number of voxels along each array axis.'
+        "Number of voxels along each array axis."
         return tuple(self.data.shape)
 
     @property
     def spacing(self) -> tuple[float, float, float]:
-        'Distance of neighbouring voxel centres along each array axis, mm.'
+        "Distance of neighbouring voxel centres along each array axis, mm."
         return tuple(float(s) for s in np.linalg.norm(self.affine[:3, :3], axis=0))
 
     @property
@@ -48,21 +50,24 @@ class Volume:
         return ''.join(orientations.aff2axcodes(self.affine))
 
     def tensor(self) -> torch.Tensor:
-        'The voxels as a tensor of shape (1, X, Y, Z).'
+        "The voxels as a tensor of shape (1, X, Y, Z)."
         return torch.from_numpy(np.ascontiguousarray(self.data))[None]
 
-    def world(self, index) -> np.ndarray:
-        'World coordinates, RAS mm, of voxel indices (..., 3).'
+    def world(
+        self,
+        index: ArrayLike,  # (..., 3), voxel indices; fractions lie between voxel centres
+    ) -> np.ndarray:  # (..., 3), RAS mm
+        "World coordinates of voxel indices."
         return np.asarray(index) @ self.affine[:3, :3].T + self.affine[:3, 3]
 
-# %% ../nbs/06_volumes.ipynb #a37de491
+# %% ../nbs/06_volumes.ipynb #bb0b511a
 _UNREADABLE = (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError, TypeError, AttributeError)
 
 
 def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    'Voxels and affine of a NIfTI file.'
+    "Voxels and affine of a NIfTI file."
     if not path.is_file():
-        raise InputError(f"{path}: no such file; check the name.")
+        raise InputError(f'{path}: no such file; check the name.')
     try:
         image = nib.load(path)
         voxels = np.asanyarray(image.dataobj)
@@ -72,9 +77,9 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
                          'copy or convert it again.') from error
     return voxels, affine
 
-# %% ../nbs/06_volumes.ipynb #dd0269b0
+# %% ../nbs/06_volumes.ipynb #e65d8d70
 def _check_grid(voxels: np.ndarray, affine: np.ndarray, path: Path) -> np.ndarray:
-    'The voxels as a three-dimensional array, single trailing axes dropped.'
+    "The voxels as a three-dimensional array, single trailing axes dropped."
     shape = voxels.shape
     while voxels.ndim > 3 and voxels.shape[-1] == 1:
         voxels = voxels[..., 0]
@@ -89,9 +94,9 @@ def _check_grid(voxels: np.ndarray, affine: np.ndarray, path: Path) -> np.ndarra
         raise InputError(f'{path}: the affine in its header is not invertible; write the header again.')
     return voxels
 
-# %% ../nbs/06_volumes.ipynb #f44b1b95
+# %% ../nbs/06_volumes.ipynb #85db1609
 def _as_image(voxels: np.ndarray, path: Path) -> np.ndarray:
-    'Voxels as float32, all finite.'
+    "Voxels as float32, all finite."
     with np.errstate(over='ignore'):
         image = voxels.astype(np.float32)
     holes = image.size - int(np.isfinite(image).sum())
@@ -101,7 +106,7 @@ def _as_image(voxels: np.ndarray, path: Path) -> np.ndarray:
 
 
 def _as_labels(voxels: np.ndarray, path: Path) -> np.ndarray:
-    'Voxels as uint8, int16 or int32, the smallest that holds them.'
+    "Voxels as uint8, int16 or int32, the smallest that holds them."
     whole = np.isfinite(voxels).all() and np.array_equal(voxels, np.round(voxels))
     if not whole or voxels.min() < 0 or voxels.max() > np.iinfo(np.int32).max:
         raise InputError(f'{path}: a label map holds whole numbers from 0 up, this file does not; '
@@ -109,20 +114,20 @@ def _as_labels(voxels: np.ndarray, path: Path) -> np.ndarray:
     kinds = np.uint8, np.int16, np.int32
     return voxels.astype(next(kind for kind in kinds if voxels.max() <= np.iinfo(kind).max))
 
-# %% ../nbs/06_volumes.ipynb #2915f363
+# %% ../nbs/06_volumes.ipynb #c6a5e5b2
 def load_volume(
     path: str | Path,  # a .nii or .nii.gz file
     labels: bool = False,  # read as a label map: whole numbers from 0 up
 ) -> Volume:  # float32 image, or integer label map, in the orientation of the file
-    'Read one NIfTI volume; raise `InputError` where it cannot be used.'
+    "Read one NIfTI volume; raise `InputError` where it cannot be used."
     path = Path(path)
     voxels, affine = _read_nifti(path)
     voxels = _check_grid(voxels, affine, path)
     return Volume((_as_labels if labels else _as_image)(voxels, path), affine, path)
 
-# %% ../nbs/06_volumes.ipynb #c68df86c
-def _storable(data: np.ndarray, dtype) -> np.ndarray:
-    'The array in a type that NIfTI readers know; without `dtype`, float64 and int64 become 32 bits, bool 8.'
+# %% ../nbs/06_volumes.ipynb #2265bd18
+def _storable(data: np.ndarray, dtype: DTypeLike) -> np.ndarray:
+    "The array in a type that NIfTI readers know; without `dtype`, float64 and int64 become 32 bits, bool 8."
     common = {'float64': np.float32, 'float16': np.float32, 'int64': np.int32, 'bool': np.uint8}
     kind = np.dtype(dtype) if dtype is not None else np.dtype(common.get(data.dtype.name, data.dtype))
     if np.issubdtype(kind, np.integer):
@@ -131,13 +136,13 @@ def _storable(data: np.ndarray, dtype) -> np.ndarray:
             raise ValueError(f'save_volume: dtype {kind} cannot hold these values; choose a float type')
     return data.astype(kind)
 
-# %% ../nbs/06_volumes.ipynb #714e5c8b
+# %% ../nbs/06_volumes.ipynb #59448680
 def save_volume(
     volume: Volume,  # what to write
     path: str | Path,  # a name ending in .nii or .nii.gz; the folder must exist
-    dtype=None,  # NumPy type on disk; None keeps the type of the array (64-bit types become 32-bit)
+    dtype: DTypeLike = None,  # type on disk; None keeps the type of the array (64-bit types become 32-bit)
 ) -> Path:  # the file
-    'Write a volume with its affine, under a temporary name first.'
+    "Write a volume with its affine, under a temporary name first."
     path = Path(path)
     suffix = next((s for s in ('.nii.gz', '.nii') if path.name.endswith(s)), None)
     if suffix is None:
@@ -154,31 +159,31 @@ def save_volume(
         temporary.unlink(missing_ok=True)
     return path
 
-# %% ../nbs/06_volumes.ipynb #5d9d241d
+# %% ../nbs/06_volumes.ipynb #5a43de2d
 def _reorient(volume: Volume, axes: np.ndarray) -> Volume:
-    'Permute and flip the array as the nibabel orientation `axes` says; the affine follows.'
+    "Permute and flip the array as the nibabel orientation `axes` says; the affine follows."
     data = np.ascontiguousarray(orientations.apply_orientation(volume.data, axes))
     return replace(volume, data=data, affine=volume.affine @ orientations.inv_ornt_aff(axes, volume.shape))
 
-# %% ../nbs/06_volumes.ipynb #c810aa34
+# %% ../nbs/06_volumes.ipynb #e6633585
 def to_ras(
     volume: Volume,  # in any orientation
 ) -> Volume:  # the same voxels, axes nearest to right, anterior, superior
-    'Turn a volume to the closest canonical orientation.'
+    "Turn a volume to the closest canonical orientation."
     return _reorient(volume, orientations.io_orientation(volume.affine))
 
-# %% ../nbs/06_volumes.ipynb #0d592a66
+# %% ../nbs/06_volumes.ipynb #4f2e437d
 def like_original(
     volume: Volume,  # in any orientation, for instance from `to_ras`
     original: Volume,  # its axes are taken
 ) -> Volume:  # the same voxels, axes as in `original`
-    'Turn a volume to the orientation of another one.'
+    "Turn a volume to the orientation of another one."
     here, there = (orientations.io_orientation(v.affine) for v in (volume, original))
     return _reorient(volume, orientations.ornt_transform(here, there))
 
-# %% ../nbs/06_volumes.ipynb #061aad94
-def _grid_of_spacing(volume: Volume, spacing) -> tuple[tuple[int, ...], np.ndarray]:
-    'Shape and affine of the grid with `spacing` that covers the box of the volume.'
+# %% ../nbs/06_volumes.ipynb #e2fe600b
+def _grid_of_spacing(volume: Volume, spacing: float | Sequence[float]) -> tuple[tuple[int, ...], np.ndarray]:
+    "Shape and affine of the grid with `spacing` that covers the box of the volume."
     spacing = np.broadcast_to(np.asarray(spacing, dtype=float), 3)
     if not (spacing > 0).all():
         raise ValueError(f'resample: spacing must be positive, got {spacing.tolist()}')
@@ -190,7 +195,7 @@ def _grid_of_spacing(volume: Volume, spacing) -> tuple[tuple[int, ...], np.ndarr
 
 
 def _outside(index_map: np.ndarray, shape: tuple[int, ...], source: tuple[int, ...]) -> np.ndarray:
-    'Which voxels of the new grid lie beyond the edges of the old one.'
+    "Which voxels of the new grid lie beyond the edges of the old one."
     outside = np.zeros(shape, dtype=bool)
     for row, size in zip(index_map[:3], source, strict=True):
         i, j, k = np.ogrid[tuple(slice(n) for n in shape)]
@@ -198,14 +203,14 @@ def _outside(index_map: np.ndarray, shape: tuple[int, ...], source: tuple[int, .
         outside |= (index < -0.5 - 1e-6) | (index > size - 0.5 + 1e-6)
     return outside
 
-# %% ../nbs/06_volumes.ipynb #68d46f15
+# %% ../nbs/06_volumes.ipynb #d872c084
 def resample(
     volume: Volume,  # image or label map
-    spacing=None,  # mm: one number or three; the new grid covers the same box
+    spacing: float | Sequence[float] | None = None,  # mm, above 0: one or three; the new grid covers the same box
     like: Volume | None = None,  # or: take the grid of this volume, 0 where it reaches beyond
     mode: str = 'linear',  # 'linear' for images, 'nearest' for label maps
 ) -> Volume:  # on the new grid, in the type of the old array
-    'Interpolate a volume on another grid; world coordinates stay.'
+    "Interpolate a volume on another grid; world coordinates stay."
     if (spacing is None) == (like is None):
         raise ValueError('resample: give either spacing or like')
     if mode not in ('linear', 'nearest'):
@@ -222,13 +227,13 @@ def resample(
         data[_outside(index_map, shape, volume.shape)] = 0
     return replace(volume, data=data, affine=affine)
 
-# %% ../nbs/06_volumes.ipynb #51944c8a
+# %% ../nbs/06_volumes.ipynb #49506460
 def normalise(
     image: np.ndarray | torch.Tensor,  # any shape and number type, finite
     low: float = 0.5,  # percentile that becomes 0
     high: float = 99.5,  # percentile that becomes 1
 ) -> np.ndarray | torch.Tensor:  # float32 in [0, 1], of the kind that was given
-    'Scale intensities to [0, 1] between two percentiles.'
+    "Scale intensities to [0, 1] between two percentiles."
     if not 0 <= low < high <= 100:
         raise ValueError(f'normalise: percentiles must rise from 0 to 100, got {low} and {high}')
     if isinstance(image, torch.Tensor):
@@ -243,21 +248,23 @@ def normalise(
         return np.zeros(values.shape, np.float32)
     return np.clip((values - bottom)/(top - bottom), 0, 1).astype(np.float32)
 
-# %% ../nbs/06_volumes.ipynb #4ad93725
+# %% ../nbs/06_volumes.ipynb #e0dd94f2
 def crop_box(
-    volume,  # array, tensor or Volume
+    volume: np.ndarray | torch.Tensor | Volume,  # (..., X, Y, Z), of any number type
     box: tuple[slice, slice, slice],  # one slice with a start and a stop per spatial axis
-):  # the same kind, cut out
-    'Cut a box out of the last three axes; the affine of a `Volume` follows.'
+) -> np.ndarray | torch.Tensor | Volume:  # the same kind, cut out; an array or tensor shares its memory
+    "Cut a box out of the last three axes; the affine of a `Volume` follows."
     if not isinstance(volume, Volume):
         return volume[(..., *box)]
     affine = volume.affine.copy()
     affine[:3, 3] = volume.world([part.start for part in box])
     return replace(volume, data=np.ascontiguousarray(volume.data[box]), affine=affine)
 
-# %% ../nbs/06_volumes.ipynb #936c3bbe
-def _pad(volume, before: list[int], after: list[int], value: float):
-    'Add voxels on both sides of the last three axes.'
+# %% ../nbs/06_volumes.ipynb #305980ca
+def _pad(
+    volume: np.ndarray | torch.Tensor | Volume, before: list[int], after: list[int], value: float,
+) -> np.ndarray | torch.Tensor | Volume:
+    "Add voxels on both sides of the last three axes."
     if isinstance(volume, Volume):
         affine = volume.affine.copy()
         affine[:3, 3] = volume.world([-n for n in before])
@@ -268,13 +275,13 @@ def _pad(volume, before: list[int], after: list[int], value: float):
     leading = [(0, 0)]*(volume.ndim - 3)
     return np.pad(volume, [*leading, *zip(before, after, strict=True)], constant_values=value)
 
-# %% ../nbs/06_volumes.ipynb #a908f2b2
+# %% ../nbs/06_volumes.ipynb #3c3be518
 def fit_to(
-    volume,  # array or tensor (..., X, Y, Z), or Volume
+    volume: np.ndarray | torch.Tensor | Volume,  # (..., X, Y, Z), of any number type
     shape: tuple[int, int, int],  # wanted size of the last three axes
     value: float = 0,  # what the added voxels hold
-):  # the same kind, of that size
-    'Crop what is too long and pad what is too short, about the centre.'
+) -> np.ndarray | torch.Tensor | Volume:  # the same kind, of that size
+    "Crop what is too long and pad what is too short, about the centre."
     if len(volume.shape) < 3 or len(shape) != 3 or min(shape) < 1:
         raise ValueError('fit_to: volume needs three spatial axes and shape three positive sizes, '
                          f'got {tuple(volume.shape)} and {tuple(shape)}')
@@ -285,44 +292,44 @@ def fit_to(
     before = [n//2 for n in missing]
     return _pad(crop_box(volume, box), before, [n - b for n, b in zip(missing, before, strict=True)], value)
 
-# %% ../nbs/06_volumes.ipynb #c0876991
+# %% ../nbs/06_volumes.ipynb #c2459436
 def pad_to(
-    volume,  # array or tensor (..., X, Y, Z), or Volume
+    volume: np.ndarray | torch.Tensor | Volume,  # (..., X, Y, Z), of any number type
     shape: tuple[int, int, int],  # at least as large on every axis
     value: float = 0,  # what the added voxels hold
-):  # the same kind, of that size
-    'Pad the last three axes about the centre; undone by `crop_to`.'
+) -> np.ndarray | torch.Tensor | Volume:  # the same kind, of that size
+    "Pad the last three axes about the centre; undone by `crop_to`."
     if any(new < old for old, new in zip(volume.shape[-3:], shape)):
         raise ValueError(f'pad_to: {tuple(volume.shape[-3:])} is larger than {tuple(shape)}; use crop_to or fit_to')
     return fit_to(volume, shape, value)
 
 
 def crop_to(
-    volume,  # array or tensor (..., X, Y, Z), or Volume
+    volume: np.ndarray | torch.Tensor | Volume,  # (..., X, Y, Z), of any number type
     shape: tuple[int, int, int],  # at most as large on every axis
-):  # the same kind, of that size
-    'Crop the last three axes about the centre; a crop is put back by `pad_to`.'
+) -> np.ndarray | torch.Tensor | Volume:  # the same kind, of that size
+    "Crop the last three axes about the centre; a crop is put back by `pad_to`."
     if any(new > old for old, new in zip(volume.shape[-3:], shape)):
         raise ValueError(f'crop_to: {tuple(volume.shape[-3:])} is smaller than {tuple(shape)}; use pad_to or fit_to')
     return fit_to(volume, shape)
 
-# %% ../nbs/06_volumes.ipynb #2b08430f
+# %% ../nbs/06_volumes.ipynb #5e34cb02
 def bounding_box(
     mask: np.ndarray,  # (X, Y, Z), true where something is
 ) -> tuple[slice, slice, slice]:  # one slice per axis, for `crop_box`
-    'The smallest box that holds every true voxel.'
+    "The smallest box that holds every true voxel."
     if not np.any(mask):
         raise ValueError('bounding_box: the mask is empty')
     inside = [np.flatnonzero(np.any(mask, axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
     return tuple(slice(int(i[0]), int(i[-1]) + 1) for i in inside)
 
-# %% ../nbs/06_volumes.ipynb #8993c894
+# %% ../nbs/06_volumes.ipynb #7976173a
 def match(
     image: Volume,  # intensities
     labels: Volume,  # structures
     tolerance: float = 1e-3,  # how far entries of the affines may differ
 ) -> None:
-    'Raise `InputError` unless an image and its label map lie on the same grid.'
+    "Raise `InputError` unless an image and its label map lie on the same grid."
     names = f"{image.path or 'the image'} and {labels.path or 'its label map'}"
     if image.shape != labels.shape:
         raise InputError(f'{names}: have shapes {image.shape} and {labels.shape}; '
