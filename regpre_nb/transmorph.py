@@ -352,7 +352,7 @@ def resize_position_table(table: torch.Tensor,                 # (rows, heads)
     volume = table.T.unflatten(1, old)[None]
     return F.interpolate(volume, new, mode='trilinear', align_corners=True)[0].flatten(1).T.contiguous()
 
-# %% ../nbs/02_transmorph.ipynb #223725eb
+# %% ../nbs/02_transmorph.ipynb #4e042ec3
 def load_state(module: nn.Module,                # a SwinEncoder, a TransMorph, or anything that holds them
                state: dict[str, torch.Tensor],   # names to tensors
                window: tuple[int, int, int] | None = None,  # of `state`, where it differs from the module's
@@ -366,7 +366,9 @@ def load_state(module: nn.Module,                # a SwinEncoder, a TransMorph, 
             state[table] = resize_position_table(state[table], window, attention.window)
             resized.append(table)
     mismatched = [n for n in state if n in own and state[n].shape != own[n].shape]
-    missing, unexpected = [n for n in own if n not in state], [n for n in state if n not in own]
+    counters = {n for n in own if n.endswith('num_batches_tracked')}  # of batch norm: no weights, and often left out
+    missing = [n for n in own if n not in state and n not in counters]
+    unexpected = [n for n in state if n not in own]
     report = LoadReport(*map(tuple, (resized, missing, unexpected, mismatched)))
     if strict and (report.missing or report.unexpected or report.mismatched):
         raise ValueError(f'load_state(): these weights are not of this {type(module).__name__}: {report}')

@@ -1,0 +1,50 @@
+# Runs and studies of one profile, cohort and seed: which runs there are, the package knows; this file knows their order.
+# Started by `regpre reproduce`, which sets the configuration; on a cluster: snakemake --executor slurm --config ...
+from pathlib import Path
+
+from regpre_nb.runs import STUDIES, all_runs, results_folder, run_folder, study_runs
+
+PROFILE, DATA, SEED = config['profile'], config['data'], int(config['seed'])
+ASKED = dict(profile=PROFILE, data=DATA, seed=SEED)
+RUNS = {run.key: run for run in all_runs(**ASKED)}
+RUN_FOLDER = Path('runs') / f'{PROFILE}-{DATA}'
+RESULTS = results_folder(**ASKED)
+
+
+def finished(run):
+    return str(run_folder(run, '.') / 'run.json')
+
+
+def needed_by_run(wildcards):
+    run = RUNS[wildcards.key]
+    return [finished(run.encoder)] if run.encoder else []
+
+
+def needed_by_study(wildcards):
+    return [finished(run) for run in study_runs(wildcards.study, **ASKED).values()]
+
+
+wildcard_constraints:
+    key='|'.join(RUNS),
+    study='|'.join(STUDIES),
+
+
+rule all:
+    input: expand(RESULTS / 'notebooks' / '{study}.ipynb', study=STUDIES)
+
+
+rule run:
+    input: needed_by_run
+    output: RUN_FOLDER / '{key}' / 'run.json'
+    log: RUN_FOLDER / '{key}' / 'output.txt'
+    threads: 1
+    resources: gpu=1
+    shell: 'regpre train {wildcards.key} --profile {PROFILE} --data {DATA} --seed {SEED} > {log} 2>&1'
+
+
+rule study:
+    input: needed_by_study, notebook='nbs/studies/{study}.ipynb'
+    output: RESULTS / 'notebooks' / '{study}.ipynb'
+    log: RUN_FOLDER / '{study}.txt'
+    threads: 1
+    shell: 'regpre study {wildcards.study} --profile {PROFILE} --data {DATA} --seed {SEED} > {log} 2>&1'
