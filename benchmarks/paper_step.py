@@ -25,7 +25,7 @@ SHAPE = (160, 192, 224)
 RESULT = Path(__file__).parents[1] / 'results' / 'bench' / 'paper_step.json'
 
 
-def prepare(kind: str, generator: torch.Generator):
+def prepare(kind: str):
     "Network and loss of one kind of training."
     if kind == 'pretraining':
         network = PretrainingNetwork(SwinEncoder(SETTINGS['paper']))
@@ -38,7 +38,7 @@ def measure(kind: str, threads: int) -> dict:
     "Generate a pair, then forward, backward and an optimiser step."
     torch.set_num_threads(threads)
     generator, times = torch.Generator().manual_seed(0), {}
-    network, loss_function = prepare(kind, generator)
+    network, loss_function = prepare(kind)
     share_generator(network, generator)
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-4)
 
@@ -57,7 +57,8 @@ def measure(kind: str, threads: int) -> dict:
             'parameters': sum(p.numel() for p in network.parameters())}
 
 
-def main():
+def main() -> None:
+    "Measure one step of each kind, or print one as JSON."
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--threads', type=int, default=2)
     parser.add_argument('--kind', choices=['pretraining', 'fine-tuning'])
@@ -68,8 +69,10 @@ def main():
     results = {'shape': SHAPE, 'environment': run_environment()}
     for kind in ('pretraining', 'fine-tuning'):
         command = [sys.executable, __file__, '--kind', kind, '--threads', str(arguments.threads)]
-        results[kind] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
-        print(f"{kind}: {sum(results[kind]['seconds'].values()):.0f} s, peak {results[kind]['peak_memory_bytes'] / 2**30:.1f} GiB")
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        step = results[kind] = json.loads(done.stdout.splitlines()[-1])
+        seconds, gibibytes = sum(step['seconds'].values()), step['peak_memory_bytes'] / 2**30
+        print(f'{kind}: {seconds:.0f} s, peak {gibibytes:.1f} GiB')
         write_json(RESULT, results)
 
 

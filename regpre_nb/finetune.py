@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['FINETUNE_TRAINING', 'transfer_encoder', 'cohort_batches', 'FinetuneSettings', 'registration_loss', 'warp_labels',
-           'evaluate', 'cohort_validation', 'finetune', 'load_network']
+           'load_pair', 'evaluate', 'cohort_validation', 'finetune', 'load_network', 'load_authors_checkpoint']
 
-# %% ../nbs/10_finetune.ipynb #42ee4819
+# %% ../nbs/10_finetune.ipynb #296ef193
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -20,12 +21,13 @@ from torch import nn
 from .cohorts import Cohort
 from .losses import diffusion, local_ncc
 from .metrics import dice_per_label, ndv_percent, subject_rows
+from .pretrain import validation_dice
 from .spatial import warp
 from .training import FitResult, TrainSettings, fit, load_weights, read_metadata, read_tensors, save_weights
-from .transmorph import LoadReport, TransMorph, TransMorphSettings, load_state
+from .transmorph import LoadReport, TransMorph, TransMorphSettings, convert_authors_state, load_state
 from .volumes import InputError
 
-# %% ../nbs/10_finetune.ipynb #61f86414
+# %% ../nbs/10_finetune.ipynb #5f296012
 def transfer_encoder(network: TransMorph,   # receives the weights in its encoder
                      path: str | Path,      # encoder.safetensors of a pretraining run
                     ) -> LoadReport:        # what was resized
@@ -33,31 +35,40 @@ def transfer_encoder(network: TransMorph,   # receives the weights in its encode
     trained_with = read_metadata(path).get('encoder', {})
     try: return load_state(network.encoder, read_tensors(path), trained_with.get('window'))
     except ValueError as error:
-        raise InputError(f'{path} does not fit this network ({error}); build the network with the settings of the encoder: {trained_with}.') from error
+        raise InputError(f'{path} does not fit this network ({error}); '
+                         f'build the network with the settings of the encoder: {trained_with}.') from error
 
-# %% ../nbs/10_finetune.ipynb #97fa0655
-def cohort_batches(cohort: Cohort,             # images
-                   cases: Sequence[str],       # to train on; two or more unless there is an atlas
-                   seed: int = 0,              # of the order of the cases
-                   flips: str = 'each',        # 'each' axis with probability 1/2, 'one' axis chosen by chance, or 'none'
+# %% ../nbs/10_finetune.ipynb #c3cba3a1
+def _draw(n, generator):
+    "A whole number below n."
+    return int(torch.randint(n, (1,), generator=generator, device=generator.device))
+
+
+def _flip_axes(flips, generator):
+    "Axes of a (1, 1, X, Y, Z) image to flip along; see `cohort_batches`."
+    if flips == 'one': return [2 + _draw(3, generator)]
+    return [axis for axis in (2, 3, 4) if flips == 'each' and _draw(2, generator)]
+
+# %% ../nbs/10_finetune.ipynb #d8a81e77
+def cohort_batches(cohort: Cohort,        # images
+                   cases: Sequence[str],  # to train on; two or more unless there is an atlas
+                   seed: int = 0,         # of the order of the cases
+                   flips: str = 'each',   # 'each' axis with probability 1/2, 'one' axis chosen by chance, or 'none'
                   ) -> Callable[[int, torch.Generator], dict[str, torch.Tensor]]:
     "Pairs of a cohort, for `fit`: moving and fixed, (1, 1, X, Y, Z)."
     if len(cases) < (1 if cohort.atlas else 2):
         raise InputError(f'{cohort.name}: {len(cases)} training cases are too few for pairs; use a larger fraction.')
 
-    def order(epoch): return np.random.default_rng([seed, epoch]).permutation(len(cases))
-
     def make_batch(number, generator):
-        draw = lambda n: int(torch.randint(n, (1,), generator=generator, device=generator.device))
-        fixed = int(order(number // len(cases))[number % len(cases)])
-        moving = cohort.atlas or cases[(fixed + 1 + draw(len(cases) - 1)) % len(cases)]
-        if flips == 'one': axes = [2 + draw(3)]
-        else: axes = [axis for axis in (2, 3, 4) if flips == 'each' and draw(2)]
+        epoch, place = divmod(number, len(cases))
+        fixed = int(np.random.default_rng([seed, epoch]).permutation(len(cases))[place])
+        moving = cohort.atlas or cases[(fixed + 1 + _draw(len(cases) - 1, generator)) % len(cases)]
+        axes = _flip_axes(flips, generator)
         pair = {'moving': cohort.image(moving)[None], 'fixed': cohort.image(cases[fixed])[None]}
         return {role: image.flip(axes) if axes else image for role, image in pair.items()}
     return make_batch
 
-# %% ../nbs/10_finetune.ipynb #0ac1374e
+# %% ../nbs/10_finetune.ipynb #70ccb959
 @dataclass(frozen=True)
 class FinetuneSettings:
     "The downstream task."
@@ -69,28 +80,31 @@ class FinetuneSettings:
 
 
 FINETUNE_TRAINING = {  # 250 epochs of 403 pairs
-    'paper': TrainSettings(steps=100_750, learning_rate=1e-4, optimiser='adam', steps_per_epoch=403, validate_every=403),
-    'released': TrainSettings(steps=100_750, learning_rate=1e-4, optimiser='amsgrad', steps_per_epoch=403, validate_every=403),
+    'paper': TrainSettings(steps=100_750, learning_rate=1e-4, optimiser='adam',
+                           steps_per_epoch=403, validate_every=403),
+    'released': TrainSettings(steps=100_750, learning_rate=1e-4, optimiser='amsgrad',
+                              steps_per_epoch=403, validate_every=403),
 }
 
-
-def registration_loss(network: nn.Module,             # moving, fixed -> displacement
-                      batch: dict[str, torch.Tensor], # moving, fixed
-                      settings: FinetuneSettings,     # window, kernel, weight
-                     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]: # loss, its parts for the log
+# %% ../nbs/10_finetune.ipynb #d86db700
+def registration_loss(network: nn.Module,              # moving, fixed -> displacement
+                      batch: dict[str, torch.Tensor],  # moving, fixed
+                      settings: FinetuneSettings,      # window, kernel, weight
+                     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:  # loss, its parts for the log
     "Local correlation of the warped and the fixed image, plus diffusion."
     displacement = network(batch['moving'], batch['fixed'])
     warped = warp(batch['moving'], displacement, preset=settings.preset)
     similarity = local_ncc(warped, batch['fixed'], settings.window, settings.kernel, preset=settings.preset)
     roughness = diffusion(displacement)
-    return similarity + settings.diffusion_weight * roughness, {'similarity': similarity.detach(), 'diffusion': roughness.detach()}
+    parts = {'similarity': similarity.detach(), 'diffusion': roughness.detach()}
+    return similarity + settings.diffusion_weight * roughness, parts
 
-# %% ../nbs/10_finetune.ipynb #fe098210
-def warp_labels(labels: torch.Tensor,       # (B, 1, X, Y, Z), integer labels
-                displacement: torch.Tensor, # (B, 3, X, Y, Z), voxels
-                ids: Sequence[int],         # labels other than the background
-                preset: str = 'paper',      # sampling convention, see `warp`
-               ) -> torch.Tensor:           # (B, 1, X, Y, Z), type of `labels`
+# %% ../nbs/10_finetune.ipynb #17d91ad4
+def warp_labels(labels: torch.Tensor,        # (B, 1, X, Y, Z), integer labels
+                displacement: torch.Tensor,  # (B, 3, X, Y, Z), voxels
+                ids: Sequence[int],          # labels other than the background
+                preset: str = 'paper',       # sampling convention, see `warp`
+               ) -> torch.Tensor:            # (B, 1, X, Y, Z), type of `labels`
     "Warp each label linearly; at every voxel the largest wins."
     winner, best = torch.zeros_like(labels), warp((labels == 0).float(), displacement, preset=preset)
     for label in ids:
@@ -99,54 +113,64 @@ def warp_labels(labels: torch.Tensor,       # (B, 1, X, Y, Z), integer labels
         best = torch.maximum(best, share)
     return winner
 
-# %% ../nbs/10_finetune.ipynb #6aa11b9c
-def evaluate(network: Callable | None,                # moving, fixed -> displacement; None scores the pairs as they are
-             cohort: Cohort,                          # images and labels
-             pairs: Sequence[tuple[str, str]],        # (moving, fixed)
-             device: torch.device | str = 'cpu',      # where to compute
-             preset: str = 'paper',                   # sampling convention
-            ) -> pd.DataFrame:                        # the columns of per_subject.csv
+# %% ../nbs/10_finetune.ipynb #ce1e7c30
+def load_pair(cohort: Cohort,  # images and labels
+              moving: str,     # case
+              fixed: str,      # case
+             ) -> dict[str, torch.Tensor]:  # moving, fixed, moving_labels, fixed_labels, (1, 1, X, Y, Z)
+    "Images and label maps of a pair."
+    images = {role: cohort.image(case)[None] for role, case in (('moving', moving), ('fixed', fixed))}
+    labels = {role: cohort.labels(case)[None] for role, case in (('moving_labels', moving), ('fixed_labels', fixed))}
+    return images | labels
+
+
+@torch.no_grad()
+def evaluate(network: Callable | None,            # moving, fixed -> displacement; None scores the pairs as they are
+             cohort: Cohort,                      # images and labels
+             pairs: Sequence[tuple[str, str]],    # (moving, fixed)
+             device: torch.device | str = 'cpu',  # where to compute
+             preset: str = 'paper',               # sampling convention
+            ) -> pd.DataFrame:                    # the columns of per_subject.csv
     "Dice of every structure and %NDV (within the fixed image's brain or organ: intensity above 0) of every pair."
     rows, ids = [], list(cohort.structures)
+    network = network or (lambda moving, fixed: moving.new_zeros(1, 3, *cohort.shape))
     for moving, fixed in pairs:
-        images = [cohort.image(case)[None].to(device) for case in (moving, fixed)]
-        moving_labels, fixed_labels = (cohort.labels(case)[None].to(device) for case in (moving, fixed))
-        with torch.no_grad(): displacement = network(*images) if network else torch.zeros(1, 3, *cohort.shape, device=device)
-        dice = dice_per_label(warp_labels(moving_labels, displacement, ids, preset), fixed_labels, ids)
-        rows.append(subject_rows(moving, fixed, cohort.structures.values(), dice, ndv_percent(displacement, images[1][0, 0] > 0)))
+        pair = {name: tensor.to(device) for name, tensor in load_pair(cohort, moving, fixed).items()}
+        displacement = network(pair['moving'], pair['fixed'])
+        labels = warp_labels(pair['moving_labels'], displacement, ids, preset)
+        dice = dice_per_label(labels, pair['fixed_labels'], ids)
+        ndv = ndv_percent(displacement, pair['fixed'][0, 0] > 0)
+        rows.append(subject_rows(moving, fixed, cohort.structures.values(), dice, ndv))
     return pd.concat(rows, ignore_index=True)
 
 
 def cohort_validation(cohort: Cohort,         # images, labels and validation pairs
                       preset: str = 'paper',  # sampling convention
                      ) -> Callable[[nn.Module], dict[str, float]]:
-    "A function that scores a network: mean Dice over the cohort's validation pairs, labels warped by the nearest neighbour."
+    "A function that scores a network: mean Dice over the cohort's validation pairs."
     def validate(network):
-        device, ids, scores = next(network.parameters()).device, list(cohort.structures), []
-        for moving, fixed in cohort.validation_pairs:
-            with torch.no_grad(): displacement = network(*(cohort.image(case)[None].to(device) for case in (moving, fixed)))
-            moving_labels, fixed_labels = (cohort.labels(case)[None].to(device) for case in (moving, fixed))
-            scores.append(dice_per_label(warp(moving_labels, displacement, 'nearest', preset), fixed_labels, ids).nanmean().item())
-        return {'score': float(np.mean(scores)), 'dice': float(np.mean(scores))}
+        pairs = (load_pair(cohort, *names) for names in cohort.validation_pairs)
+        return validation_dice(network, pairs, list(cohort.structures), preset)
     return validate
 
-# %% ../nbs/10_finetune.ipynb #d1365cee
-def finetune(network: TransMorph,              # trained in place; ends with the best weights
-             cohort: Cohort,                   # images to train on and to validate with
-             cases: Sequence[str],             # training cases, for instance a `subset`
-             settings: FinetuneSettings,       # the task
-             training: TrainSettings,          # the optimisation
-             folder: str | Path,               # of this run
-             encoder: str | Path | None = None,# pretrained encoder; None trains from scratch
-             progress: bool = True,            # show a bar
+# %% ../nbs/10_finetune.ipynb #f5033024
+def finetune(network: TransMorph,         # trained in place; ends with the best weights
+             cohort: Cohort,              # images to train on and to validate with
+             cases: Sequence[str],        # training cases, for instance a `subset`
+             settings: FinetuneSettings,  # the task
+             training: TrainSettings,     # the optimisation
+             folder: str | Path,          # of this run
+             encoder: str | Path | None = None,  # pretrained encoder; None trains from scratch
+             progress: bool = True,       # show a bar
             ) -> FitResult:
-    "Train a registration network, from scratch or from a pretrained encoder; writes `model.safetensors` into the folder."
+    "Train a registration network, from scratch or from an encoder; writes `model.safetensors` into the folder."
     if encoder is not None: transfer_encoder(network, encoder)
-    result = fit(network, partial(registration_loss, settings=settings), cohort_batches(cohort, cases, training.seed, settings.flips),
-                 training, folder, cohort_validation(cohort, settings.preset), progress)
+    batches = cohort_batches(cohort, cases, training.seed, settings.flips)
+    result = fit(network, partial(registration_loss, settings=settings), batches, training, folder,
+                 cohort_validation(cohort, settings.preset), progress)
     load_weights(network, result.folder / 'best.safetensors')
-    save_weights(network, result.folder / 'model.safetensors', network=asdict(network.settings), finetuning=asdict(settings),
-                 training=asdict(training), cohort=cohort.name, score=result.best_score)
+    save_weights(network, result.folder / 'model.safetensors', network=asdict(network.settings),
+                 finetuning=asdict(settings), training=asdict(training), cohort=cohort.name, score=result.best_score)
     return result
 
 
@@ -154,7 +178,29 @@ def load_network(path: str | Path,  # model.safetensors of a fine-tuning run
                 ) -> TransMorph:    # on the CPU, in evaluation mode
     "Build the network that a file describes and load its weights."
     described = read_metadata(path).get('network')
-    if described is None: raise InputError(f'{path} does not say which network it belongs to; use a model.safetensors that fine-tuning wrote.')
-    network = TransMorph(TransMorphSettings(**{k: tuple(v) if isinstance(v, list) else v for k, v in described.items()}))
+    if described is None:
+        raise InputError(f'{path} does not say which network it belongs to; '
+                         'use a model.safetensors that fine-tuning wrote.')
+    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in described.items()}
+    network = TransMorph(TransMorphSettings(**settings))
     load_weights(network, path)
     return network.eval()
+
+# %% ../nbs/10_finetune.ipynb #99b6e1bd
+def load_authors_checkpoint(network: TransMorph,    # built with the 'released' preset
+                            path: str | Path,       # .pth.tar of the authors' TransMorphTVF
+                            window: tuple | None = None,  # of the file, tokens, where it differs from the network's
+                           ) -> LoadReport:         # what was resized
+    "Load a checkpoint of the authors' code into a network; nothing but tensors and numbers is unpickled."
+    scalar = [(np._core.multiarray.scalar, 'numpy.core.multiarray.scalar'), np.dtype, np.dtypes.Float64DType]
+    try:
+        with torch.serialization.safe_globals(scalar):  # their best Dice is a NumPy number
+            content = torch.load(path, map_location='cpu', weights_only=True)
+    except FileNotFoundError as error: raise InputError(f'There is no checkpoint at {path}: check the path.') from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise InputError(f'{path} is damaged or holds more than tensors and numbers; '
+                         'fetch it again from its authors.') from error
+    state = convert_authors_state(content.get('state_dict', content))
+    try: return load_state(network, state, window)
+    except ValueError as error:
+        raise InputError(f'{path} does not fit this network ({error}); use the released settings.') from error

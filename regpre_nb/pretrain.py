@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['PRETRAIN', 'PRETRAIN_TRAINING', 'ABLATIONS', 'PretrainSettings', 'distillation', 'pretraining_loss',
-           'random_validation', 'random_batches', 'pretrain']
+           'validation_dice', 'random_validation', 'random_batches', 'pretrain']
 
-# %% ../nbs/09_pretrain.ipynb #f6e5dcce
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+# %% ../nbs/09_pretrain.ipynb #a10be4b2
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from .random_images import AMPLITUDES, RandomPairs, random_pair
 from .spatial import warp
 from .training import FitResult, TrainSettings, fit, load_weights, save_weights
 
-# %% ../nbs/09_pretrain.ipynb #68db5af7
+# %% ../nbs/09_pretrain.ipynb #3ea57608
 @dataclass(frozen=True)
 class PretrainSettings:
     "What the proxy task is, and how its loss is put together."
@@ -43,52 +43,80 @@ class PretrainSettings:
     preset: str = 'paper'                          # of generator, heads and correlation
 
     def __post_init__(self):
-        for name, allowed in [('similarity', ('ncc', 'dice')), ('kl_direction', ('ensemble||stage', 'stage||ensemble')),
-                              ('kernel', ('gauss', 'box')), ('preset', ('paper', 'released'))]:
+        choices = {'similarity': ('ncc', 'dice'), 'kl_direction': ('ensemble||stage', 'stage||ensemble'),
+                   'kernel': ('gauss', 'box'), 'preset': ('paper', 'released')}
+        for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                raise ValueError(f'PretrainSettings: {name} is {getattr(self, name)!r}, it must be one of {", ".join(allowed)}')
+                raise ValueError(f'PretrainSettings: {name} is {getattr(self, name)!r}, '
+                                 f'it must be one of {", ".join(allowed)}')
 
-# %% ../nbs/09_pretrain.ipynb #cef2abd6
+# %% ../nbs/09_pretrain.ipynb #6b0f42ab
 PRETRAIN = {
     'paper': PretrainSettings(),
     'released': PretrainSettings(preset='released', diffusion_weight=0.5, kl_direction='stage||ensemble', sample=True),
 }
 PRETRAIN_TRAINING = {  # 50 epochs of 3000 pairs
-    'paper': TrainSettings(steps=150_000, learning_rate=4e-4, optimiser='adam', steps_per_epoch=3000, validate_every=3000),
-    'released': TrainSettings(steps=150_000, learning_rate=4e-4, optimiser='adamw', weight_decay=0.01, steps_per_epoch=3000, validate_every=3000),
+    'paper': TrainSettings(steps=150_000, learning_rate=4e-4, optimiser='adam',
+                           steps_per_epoch=3000, validate_every=3000),
+    'released': TrainSettings(steps=150_000, learning_rate=4e-4, optimiser='adamw', weight_decay=0.01,
+                              steps_per_epoch=3000, validate_every=3000),
 }
 
-# %% ../nbs/09_pretrain.ipynb #d41c8279
+# %% ../nbs/09_pretrain.ipynb #19751768
 def distillation(prediction: Prediction,       # of the pretraining network
                  settings: PretrainSettings,   # kl_direction, detach_ensemble
                 ) -> torch.Tensor:             # scalar, 0 where all stages agree with the ensemble
     "Mean KL divergence between the ensemble and the stages (the last term of equation 1)."
-    ensemble = [t.detach() for t in prediction.ensemble] if settings.detach_ensemble else prediction.ensemble
-    order = (lambda stage: (*ensemble, *stage)) if settings.kl_direction == 'ensemble||stage' else (lambda stage: (*stage, *ensemble))
-    return sum(gaussian_kl(*order(stage)) for stage in prediction.stages) / len(prediction.stages)
+    ensemble = prediction.ensemble
+    if settings.detach_ensemble: ensemble = [tensor.detach() for tensor in ensemble]
+    if settings.kl_direction == 'ensemble||stage':
+        terms = [gaussian_kl(*ensemble, *stage) for stage in prediction.stages]
+    else: terms = [gaussian_kl(*stage, *ensemble) for stage in prediction.stages]
+    return sum(terms) / len(terms)
 
-# %% ../nbs/09_pretrain.ipynb #7fe3f071
-def pretraining_loss(network: nn.Module,             # a PretrainingNetwork
-                     batch: dict[str, torch.Tensor], # as from `random_pair`
-                     settings: PretrainSettings,     # switches of equation 1
-                    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]: # loss, its parts for the log
-    "Equation 1 of the paper."
-    prediction = network(batch['moving'], batch['fixed'])
-    displacement = prediction.displacement
+# %% ../nbs/09_pretrain.ipynb #9ae94c2d
+def _similarity(batch, displacement, settings):
+    "The first term of equation 1."
     if settings.similarity == 'dice':
         moving, fixed = (one_hot(batch[f'{role}_labels'], settings.n_labels) for role in ('moving', 'fixed'))
-        similarity = soft_dice(warp(moving, displacement, preset=settings.preset), fixed)
-    else:
-        warped = warp(batch['moving'], displacement, preset=settings.preset)
-        similarity = local_ncc(warped, batch['fixed'], settings.window, settings.kernel, preset=settings.preset)
-    roughness = diffusion(displacement)
-    loss, parts = similarity + settings.diffusion_weight * roughness, {'similarity': similarity, 'diffusion': roughness}
+        return soft_dice(warp(moving, displacement, preset=settings.preset), fixed)
+    warped = warp(batch['moving'], displacement, preset=settings.preset)
+    return local_ncc(warped, batch['fixed'], settings.window, settings.kernel, preset=settings.preset)
+
+# %% ../nbs/09_pretrain.ipynb #0f11f27c
+def pretraining_loss(network: nn.Module,              # a PretrainingNetwork
+                     batch: dict[str, torch.Tensor],  # as from `random_pair`
+                     settings: PretrainSettings,      # switches of equation 1
+                    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:  # loss, its parts for the log
+    "Equation 1 of the paper."
+    prediction = network(batch['moving'], batch['fixed'])
+    similarity = _similarity(batch, prediction.displacement, settings)
+    roughness = diffusion(prediction.displacement)
+    parts = {'similarity': similarity, 'diffusion': roughness}
+    loss = similarity + settings.diffusion_weight * roughness
     if settings.kl_weight:
         parts['kl'] = distillation(prediction, settings)
         loss = loss + settings.kl_weight * parts['kl']
     return loss, {name: part.detach() for name, part in parts.items()}
 
-# %% ../nbs/09_pretrain.ipynb #028f0a32
+# %% ../nbs/09_pretrain.ipynb #542454c2
+@torch.no_grad()
+def validation_dice(network: nn.Module,    # moving, fixed -> displacement or `Prediction`
+                    pairs: Iterable[dict[str, torch.Tensor]],  # moving, fixed and the labels of both
+                    ids: Sequence[int],    # labels that count
+                    preset: str = 'paper', # sampling convention, see `warp`
+                   ) -> dict[str, float]:  # score and dice, for `fit`
+    "Mean Dice over pairs; labels are warped by the nearest neighbour."
+    device, scores = next(network.parameters()).device, []
+    for pair in pairs:
+        pair = {name: tensor.to(device) for name, tensor in pair.items()}
+        found = network(pair['moving'], pair['fixed'])
+        displacement = found.displacement if isinstance(found, Prediction) else found
+        labels = warp(pair['moving_labels'], displacement, 'nearest', preset)
+        scores.append(dice_per_label(labels, pair['fixed_labels'], ids).nanmean().item())
+    return {'score': float(np.mean(scores)), 'dice': float(np.mean(scores))}
+
+
 def random_validation(settings: PretrainSettings,  # shape and number of the pairs
                       seed: int = 0,               # of the run; the pairs of a seed never change
                      ) -> Callable[[nn.Module], dict[str, float]]:
@@ -97,35 +125,33 @@ def random_validation(settings: PretrainSettings,  # shape and number of the pai
                         amplitudes=settings.amplitudes, preset=settings.preset)
 
     def validate(network):
-        device, scores = next(network.parameters()).device, []
-        for number in range(settings.validation_pairs):
-            pair = {name: tensor.to(device) for name, tensor in pairs[number].items()}
-            with torch.no_grad(): displacement = network(pair['moving'], pair['fixed']).displacement
-            labels = warp(pair['moving_labels'], displacement, 'nearest', settings.preset)
-            scores.append(dice_per_label(labels, pair['fixed_labels'], range(settings.n_labels)).nanmean().item())
-        return {'score': float(np.mean(scores)), 'dice': float(np.mean(scores))}
+        chosen = (pairs[number] for number in range(settings.validation_pairs))
+        return validation_dice(network, chosen, range(settings.n_labels), settings.preset)
     return validate
 
-# %% ../nbs/09_pretrain.ipynb #6de2c771
-def random_batches(settings: PretrainSettings  # of the proxy task
+# %% ../nbs/09_pretrain.ipynb #58659994
+def random_batches(settings: PretrainSettings,  # of the proxy task
                   ) -> Callable[[int, torch.Generator], dict[str, torch.Tensor]]:
     "Batches of one random pair, for `fit`."
-    return lambda number, generator: random_pair(settings.shape, generator, settings.n_labels, settings.cell, settings.amplitudes, settings.preset)
+    def make_batch(number, generator):
+        return random_pair(settings.shape, generator, settings.n_labels, settings.cell, settings.amplitudes,
+                           settings.preset)
+    return make_batch
 
 
-def pretrain(encoder: nn.Module,            # any `Encoder`; trained in place
-             settings: PretrainSettings,    # the proxy task
-             training: TrainSettings,       # the optimisation
-             folder: str | Path,            # of this run
-             resolution: float = 0.5,       # working grid relative to the image
-             record: dict | None = None,    # kept with the exported weights, for instance the encoder's settings
+def pretrain(encoder: nn.Module,          # any `Encoder`; trained in place
+             settings: PretrainSettings,  # the proxy task
+             training: TrainSettings,     # the optimisation
+             folder: str | Path,          # of this run
+             resolution: float = 0.5,     # working grid relative to the image
+             record: dict | None = None,  # kept with the exported weights, for instance the encoder's settings
              make_batch: Callable | None = None,  # (number, generator) -> batch; random pairs by default
-             progress: bool = True,         # show a bar
+             progress: bool = True,       # show a bar
             ) -> FitResult:
     "Pretrain an encoder by registering random pairs; writes `encoder.safetensors` into the folder."
     network = PretrainingNetwork(encoder, resolution, sample=settings.sample, preset=settings.preset)
-    result = fit(network, partial(pretraining_loss, settings=settings), make_batch or random_batches(settings), training, folder,
-                 random_validation(settings, training.seed), progress)
+    result = fit(network, partial(pretraining_loss, settings=settings), make_batch or random_batches(settings),
+                 training, folder, random_validation(settings, training.seed), progress)
     load_weights(network, result.folder / 'best.safetensors')
     save_weights(network.encoder, result.folder / 'encoder.safetensors', pretraining=asdict(settings),
                  training=asdict(training), score=result.best_score, **(record or {}))

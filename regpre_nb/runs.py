@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['CPU_STEPS', 'PROFILES', 'STUDIES', 'Run', 'Profile', 'load_profile', 'pretraining_run', 'finetuning_run',
-           'initial_run', 'study_runs', 'all_runs', 'run_folder', 'only_process', 'train', 'read_scores', 'score_table',
-           'readable', 'results_folder', 'save_table', 'save_figure', 'save_summary', 'smoothed', 'execute_study']
+           'initial_run', 'study_runs', 'with_pretraining', 'all_runs', 'run_folder', 'make_folder', 'replacing',
+           'only_process', 'train', 'read_scores', 'score_table', 'readable', 'results_folder', 'save_table',
+           'save_figure', 'save_summary', 'smoothed', 'execute_study']
 
-# %% ../nbs/14_runs.ipynb #f50795c6
+# %% ../nbs/14_runs.ipynb #6c504ea1
 import fcntl
 import hashlib
 import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,12 +23,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 
 from .cohorts import Cohort, check, load_cohort, subset, write_manifest
 from .finetune import FINETUNE_TRAINING, FinetuneSettings, evaluate, finetune
 from .metrics import bootstrap_interval, dice_table, holm, paired_wilcoxon, per_pair, summarise
 from .pretrain import ABLATIONS, PRETRAIN, PRETRAIN_TRAINING, PretrainSettings, pretrain
-from .training import TrainSettings, read_log, run_environment, write_json
+from .training import TrainSettings, run_environment, write_json
 from .transmorph import SETTINGS, SwinEncoder, TransMorph, TransMorphSettings, settings_named
 from .volumes import InputError
 
@@ -58,44 +60,45 @@ class Run:
         "Whether this run trains an encoder on random pairs."
         return isinstance(self.task, PretrainSettings)
 
-# %% ../nbs/14_runs.ipynb #1d7e9994
+# %% ../nbs/14_runs.ipynb #719e4f58
 @dataclass(frozen=True)
 class Profile:
     "Sizes and lengths of all runs of a profile on one cohort."
-    network: TransMorphSettings
-    pretraining: PretrainSettings
-    pretrain_training: TrainSettings
-    finetuning: FinetuneSettings
-    finetune_training: TrainSettings
+    network: TransMorphSettings          # of every run
+    pretraining: PretrainSettings        # the proxy task
+    pretrain_training: TrainSettings     # how long it is trained, and how
+    finetuning: FinetuneSettings         # the downstream task
+    finetune_training: TrainSettings     # how long it is trained, and how
     test_pairs: int | None = None        # None: all
     validation_pairs: int | None = None  # None: all
 
 
 def _smoke(cohort):
     steps = TrainSettings(steps=4, learning_rate=1e-3, log_every=1)
-    return Profile(SETTINGS['tiny'], PretrainSettings(shape=(16, 16, 16), cell=8, amplitudes=(1, 2), validation_pairs=2),
-                   steps, FinetuneSettings(), steps, test_pairs=6, validation_pairs=2)
+    pairs = PretrainSettings(shape=(16, 16, 16), cell=8, amplitudes=(1, 2), validation_pairs=2)
+    return Profile(SETTINGS['tiny'], pairs, steps, FinetuneSettings(), steps, test_pairs=6, validation_pairs=2)
 
 
-CPU_STEPS = {'template': (700, 400), 'hippocampus': (2400, 3000)}  # random pairs, fine-tuning steps
+CPU_STEPS = {'template': (800, 400), 'hippocampus': (2000, 2400)}  # random pairs, fine-tuning steps
 
 
 def _cpu(cohort):
     pretrain_steps, finetune_steps = CPU_STEPS.get(cohort.name, CPU_STEPS['template'])
-    common = dict(learning_rate=1e-3, precision='bf16', log_every=20)
+    common = dict(precision='bf16', log_every=20)
     return Profile(SETTINGS['small'],
-                   PretrainSettings(shape=cohort.shape, cell=16, amplitudes=(1, 2, 3, 4, 5), validation_pairs=8),
-                   TrainSettings(steps=pretrain_steps, validate_every=pretrain_steps // 4, **common),
-                   FinetuneSettings(flips='none'),  # trainings this short are better off with one orientation
-                   TrainSettings(steps=finetune_steps, validate_every=finetune_steps // 20, **common))
+                   PretrainSettings(shape=cohort.shape, cell=16, amplitudes=(1.2, 1.8, 2.4, 4.2, 4.8, 5.4),
+                                    kernel='box', validation_pairs=8),
+                   TrainSettings(pretrain_steps, learning_rate=1e-3, validate_every=pretrain_steps // 4, **common),
+                   FinetuneSettings(),
+                   TrainSettings(finetune_steps, learning_rate=5e-4, validate_every=finetune_steps // 20, **common))
 
 
 def _paper(cohort):
     window = tuple(max(n // 64, 1) for n in cohort.shape)  # the authors' rule
+    epoch = len(cohort.train)
     return Profile(settings_named('paper', window=window), replace(PRETRAIN['paper'], shape=cohort.shape),
                    PRETRAIN_TRAINING['paper'], FinetuneSettings(),
-                   replace(FINETUNE_TRAINING['paper'], steps=250 * len(cohort.train), steps_per_epoch=len(cohort.train),
-                           validate_every=len(cohort.train)))
+                   replace(FINETUNE_TRAINING['paper'], steps=250 * epoch, steps_per_epoch=epoch, validate_every=epoch))
 
 
 PROFILES: dict[str, Callable[[Cohort], Profile]] = {'smoke': _smoke, 'cpu': _cpu, 'paper': _paper}
@@ -109,21 +112,26 @@ def load_profile(name: str,       # 'smoke', 'cpu' or 'paper'
         raise InputError(f'There is no profile {name!r}; choose one of {", ".join(PROFILES)}.')
     return PROFILES[name](cohort)
 
-# %% ../nbs/14_runs.ipynb #03e70919
-def pretraining_run(profile: str, cohort: Cohort, seed: int,  # which profile, on which cohort, from which seed
-                    ablation: str = 'SD w/ KL',               # a key of `ABLATIONS`
+# %% ../nbs/14_runs.ipynb #6f0009fb
+def pretraining_run(profile: str,                # a key of `PROFILES`
+                    cohort: Cohort,              # gives the size of the random images
+                    seed: int,                   # of weights and batches
+                    ablation: str = 'SD w/ KL',  # a key of `ABLATIONS`
                    ) -> Run:
     "The run that pretrains an encoder on random pairs."
     p = load_profile(profile, cohort)
-    return Run(f'pretrain {ablation}'.replace('w/ ', '').replace('w/o ', 'no ').replace(' ', '-').lower(), profile, cohort.name, seed, p.network,
+    short = ablation.replace('w/ ', '').replace('w/o ', 'no ').replace(' ', '-').lower()
+    return Run(f'pretrain-{short}', profile, cohort.name, seed, p.network,
                replace(p.pretraining, **ABLATIONS[ablation]), replace(p.pretrain_training, seed=seed))
 
 
-def finetuning_run(profile: str, cohort: Cohort, seed: int,  # which profile, on which cohort, from which seed
-                   fraction: float = 1.0,                    # of the training cases, (0, 1]
-                   ablation: str | None = None,              # pretraining to start from, a key of `ABLATIONS`; None: from scratch
+def finetuning_run(profile: str,            # a key of `PROFILES`
+                   cohort: Cohort,          # to train on and to test with
+                   seed: int,               # of weights, batches and subset
+                   fraction: float = 1.0,   # of the training cases, (0, 1]
+                   ablation: str | None = None,  # pretraining to start from, a key of `ABLATIONS`; None: from scratch
                   ) -> Run:
-    "The run that trains the registration network on a fraction of the cohort; equal numbers of steps at every fraction."
+    "The run that trains the registration network on a fraction of the cohort; the same steps at every fraction."
     p = load_profile(profile, cohort)
     encoder = pretraining_run(profile, cohort, seed, ablation) if ablation else None
     start = encoder.name.removeprefix('pretrain-') if encoder else 'baseline'
@@ -131,13 +139,17 @@ def finetuning_run(profile: str, cohort: Cohort, seed: int,  # which profile, on
                replace(p.finetune_training, seed=seed), fraction, encoder, p.test_pairs, p.validation_pairs)
 
 
-def initial_run(profile: str, cohort: Cohort, seed: int) -> Run:
+def initial_run(profile: str,    # a key of `PROFILES`
+                cohort: Cohort,  # whose test pairs are scored
+                seed: int,       # part of its key alone
+               ) -> Run:
     "The pairs as they are, unregistered."
     p = load_profile(profile, cohort)
     return Run('initial', profile, cohort.name, seed, p.network, test_pairs=p.test_pairs)
 
-# %% ../nbs/14_runs.ipynb #bffd13f1
-STUDIES: dict[str, Callable[[str, Cohort, int], list[tuple[str, Run]]]] = {  # notebook -> (label, run) of a profile, cohort and seed
+# %% ../nbs/14_runs.ipynb #463794e0
+# notebook -> a function of profile, cohort and seed that lists its (label, run)
+STUDIES: dict[str, Callable[[str, Cohort, int], list[tuple[str, Run]]]] = {
     '1_random_images': lambda profile, cohort, seed: [],
     '2_ablation': lambda profile, cohort, seed: [
         ('Initial', initial_run(profile, cohort, seed)),
@@ -148,25 +160,32 @@ STUDIES: dict[str, Callable[[str, Cohort, int], list[tuple[str, Run]]]] = {  # n
 }
 
 
-def study_runs(study: str,               # a key of `STUDIES`
-               profile: str, data: str,  # which profile on which cohort
-               seed: int = 0,            # of all its runs
-              ) -> dict[str, Run]:       # label in tables and figures -> run
+def study_runs(study: str,     # a key of `STUDIES`
+               profile: str,   # a key of `PROFILES`
+               data: str,      # name of a cohort
+               seed: int = 0,  # of all its runs
+              ) -> dict[str, Run]:  # label in tables and figures -> run
     "The runs that a study needs, pretraining left to the runs that start from it."
     if study not in STUDIES: raise InputError(f'There is no study {study!r}; choose one of {", ".join(STUDIES)}.')
     return dict(STUDIES[study](profile, load_cohort(data), seed))
 
 
-def all_runs(profile: str, data: str, seed: int = 0) -> list[Run]:
+def with_pretraining(runs: dict[str, Run],  # from `study_runs`
+                    ) -> dict[str, Run]:    # key -> run, each once
+    "The runs and what they start from, in an order in which they can be trained."
+    return {each.key: each for run in runs.values() for each in (run.encoder, run) if each}
+
+
+def all_runs(profile: str,   # a key of `PROFILES`
+             data: str,      # name of a cohort
+             seed: int = 0,  # of all runs
+            ) -> list[Run]:
     "Every run of every study once, pretraining before what starts from it."
     runs = {}
-    for study in STUDIES:
-        for run in study_runs(study, profile, data, seed).values():
-            for each in (run.encoder, run):
-                if each: runs[each.key] = each
+    for study in STUDIES: runs |= with_pretraining(study_runs(study, profile, data, seed))
     return list(runs.values())
 
-# %% ../nbs/14_runs.ipynb #e447f7b6
+# %% ../nbs/14_runs.ipynb #059401e7
 def run_folder(run: Run,          # which run
                root: str | Path,  # of the project or any working folder
               ) -> Path:
@@ -174,18 +193,39 @@ def run_folder(run: Run,          # which run
     return Path(root) / 'runs' / f'{run.profile}-{run.data}' / run.key
 
 
+def make_folder(folder: Path,  # with all folders above it
+               ) -> Path:      # the same
+    "Make a folder, unless it is there."
+    try: folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f'Cannot make the folder {folder} ({error.strerror}); '
+                         'move what is in its way, or choose another place.') from error
+    return folder
+
+
 @contextmanager
-def only_process(folder: Path):
+def replacing(path: Path,  # the file to write; its folder is made
+             ) -> Iterator[Path]:
+    "Give a temporary name beside a file; what was written there takes the file's place if nothing failed."
+    temporary = make_folder(path.parent) / f'.unfinished-{os.getpid()}-{path.name}'
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally: temporary.unlink(missing_ok=True)
+
+# %% ../nbs/14_runs.ipynb #5bb5be04
+@contextmanager
+def only_process(folder: Path,  # of a run; it is made
+                ) -> Iterator[None]:
     "Hold the lock of a folder; wait for whoever holds it."
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / '.lock', 'w') as lock:
+    with open(make_folder(folder) / '.lock', 'w') as lock:
         try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             print(f'{folder.name}: another process is at it; waiting', file=sys.stderr)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
-# %% ../nbs/14_runs.ipynb #ae3a8cee
+# %% ../nbs/14_runs.ipynb #209a0bf4
 def _seeded(build, seed):
     "Build a module from a seed and leave the global generator as it was."
     with torch.random.fork_rng():
@@ -193,13 +233,15 @@ def _seeded(build, seed):
         return build()
 
 
-def _train(run, cohort, folder, root, progress):
-    "Train; return the trained network, or None where there is nothing to score."
-    if run.task is None: return None
-    if run.pretrains:
-        encoder = _seeded(lambda: SwinEncoder(run.network), run.seed)
-        pretrain(encoder, run.task, run.training, folder, run.network.resolution, {'encoder': asdict(run.network)}, progress=progress)
-        return None
+def _pretrain(run, folder, progress):
+    "Train the encoder of a pretraining run."
+    encoder = _seeded(lambda: SwinEncoder(run.network), run.seed)
+    record = {'encoder': asdict(run.network)}
+    pretrain(encoder, run.task, run.training, folder, run.network.resolution, record, progress=progress)
+
+
+def _finetune(run, cohort, folder, root, progress):
+    "Train the network of a fine-tuning run, and first the encoder that it starts from; returns the network."
     cases = subset(cohort.train, run.fraction, run.seed)
     write_manifest(cohort, cases, folder / 'cases.csv')
     if run.validation_pairs: cohort = replace(cohort, validation_pairs=cohort.validation_pairs[:run.validation_pairs])
@@ -209,117 +251,147 @@ def _train(run, cohort, folder, root, progress):
     return network
 
 
-def _write_csv(frame, path, **options):
-    "Write a table under a temporary name and rename it."
-    temporary = path.with_name(f'.{path.name}.tmp')
-    frame.to_csv(temporary, **options)
-    os.replace(temporary, path)
+def _score(run, network, cohort, folder):
+    "Write per_subject.csv."
+    device = next(network.parameters()).device if network else 'cpu'
+    scores = evaluate(network, cohort, cohort.test_pairs[:run.test_pairs], device)
+    with replacing(folder / 'per_subject.csv') as path: scores.to_csv(path, index=False)
 
-# %% ../nbs/14_runs.ipynb #8a1a17b9
-def train(run: Run,                    # what to train
-          root: str | Path = '.',      # the project's folder
-          progress: bool = True,       # show bars
-         ) -> Path:                    # the run's folder
+# %% ../nbs/14_runs.ipynb #792453d5
+def train(run: Run,                # what to train
+          root: str | Path = '.',  # the project's folder
+          progress: bool = True,   # show bars
+         ) -> Path:                # the run's folder
     "Train and score a run, unless that is done already; go on where an earlier attempt stopped."
     folder = run_folder(run, root)
     with only_process(folder):
         if (folder / 'run.json').exists(): return folder
         cohort, start = load_cohort(run.data), time.time()
         if not (run.pretrains or cohort.simulated): check(cohort)  # every file, before hours of training
-        network = _train(run, cohort, folder, root, progress)
-        if not run.pretrains:
-            device = next(network.parameters()).device if network else 'cpu'
-            _write_csv(evaluate(network, cohort, cohort.test_pairs[:run.test_pairs], device), folder / 'per_subject.csv', index=False)
+        if run.pretrains: _pretrain(run, folder, progress)
+        else:
+            network = _finetune(run, cohort, folder, root, progress) if run.task else None
+            _score(run, network, cohort, folder)
         write_json(folder / 'run.json', {'key': run.key, 'run': asdict(run), 'data': cohort.description,
                                          'seconds': time.time() - start, 'environment': run_environment()})
     return folder
 
-# %% ../nbs/14_runs.ipynb #0d76ded8
-def read_scores(runs: dict[str, Run],     # label -> run; all trained
-                root: str | Path = '.',   # the project's folder
-               ) -> dict[str, pd.DataFrame]: # label -> per_subject.csv
+# %% ../nbs/14_runs.ipynb #3ae74ff6
+def read_scores(runs: dict[str, Run],    # label -> run; all trained
+                root: str | Path = '.',  # the project's folder
+               ) -> dict[str, pd.DataFrame]:  # label -> per_subject.csv
     "The scores that runs have written."
     return {label: pd.read_csv(run_folder(run, root) / 'per_subject.csv') for label, run in runs.items()}
 
+# %% ../nbs/14_runs.ipynb #9e35909c
+def _reached(frame, seed):
+    "What one method reaches: Dice with its spread and interval, %NDV."
+    summary, pairs = summarise(dice_table(frame)), per_pair(frame)
+    low, high = bootstrap_interval(pairs['dice'], seed)
+    return {'Dice mean': summary.mean, 'Dice sd (pooled)': summary.sd_pooled, 'Dice sd (pairs)': summary.sd_subjects,
+            'CI low': low, 'CI high': high, '%NDV mean': pairs['ndv_percent'].mean(),
+            '%NDV sd': pairs['ndv_percent'].std(ddof=0), 'pairs': len(pairs)}
 
+
+def _compared(scores, reference):
+    "How each method differs from its reference; p-values are corrected over all tests."
+    dice = {label: per_pair(frame)['dice'] for label, frame in scores.items()}
+    tests = {label: paired_wilcoxon(dice[label], dice[other]) for label, other in reference.items()}
+    corrected = holm([test.p_value for test in tests.values()])
+    return {label: {'compared with': reference[label], 'difference': test.difference, 'p': test.p_value, 'p (Holm)': p}
+            for (label, test), p in zip(tests.items(), corrected)}
+
+# %% ../nbs/14_runs.ipynb #6fd00ea7
 def score_table(scores: dict[str, pd.DataFrame],  # label -> columns of per_subject.csv, the same pairs in each
                 reference: dict[str, str],        # label -> label it is tested against
                 seed: int = 0,                    # of the bootstrap
                ) -> pd.DataFrame:                 # one row a label
     "Dice, its interval, %NDV and paired tests of several methods on the same pairs."
-    pairs, rows = {label: per_pair(frame) for label, frame in scores.items()}, []
-    tests = {label: paired_wilcoxon(pairs[label]['dice'], pairs[other]['dice']) for label, other in reference.items()}
-    corrected = dict(zip(tests, holm([test.p_value for test in tests.values()])))
-    for label, frame in scores.items():
-        summary, test = summarise(dice_table(frame)), tests.get(label)
-        low, high = bootstrap_interval(pairs[label]['dice'], seed)
-        rows.append({'method': label, 'Dice mean': summary.mean, 'Dice sd (pooled)': summary.sd_pooled, 'Dice sd (pairs)': summary.sd_subjects,
-                     'CI low': low, 'CI high': high, '%NDV mean': pairs[label]['ndv_percent'].mean(), '%NDV sd': pairs[label]['ndv_percent'].std(ddof=0),
-                     'pairs': len(pairs[label]), 'compared with': reference.get(label, ''), 'difference': test.difference if test else np.nan,
-                     'p': test.p_value if test else np.nan, 'p (Holm)': corrected.get(label, np.nan)})
-    return pd.DataFrame(rows)
+    compared = _compared(scores, reference)
+    alone = {'compared with': '', 'difference': np.nan, 'p': np.nan, 'p (Holm)': np.nan}
+    return pd.DataFrame([{'method': label, **_reached(frame, seed), **compared.get(label, alone)}
+                         for label, frame in scores.items()])
+
+# %% ../nbs/14_runs.ipynb #5610a042
+def _joined(table, form, *columns):
+    "Several columns in one text."
+    return [form.format(*values) for values in zip(*(table[column] for column in columns))]
 
 
-def readable(table: pd.DataFrame  # from `score_table`
-            ) -> pd.DataFrame:    # text, a few columns
+def _number(value):
+    return '' if pd.isna(value) else f'{value:+.4f}'
+
+
+def _p_value(p):
+    return '' if pd.isna(p) else '< 0.0001' if p < 1e-4 else f'{p:.4f}'
+
+# %% ../nbs/14_runs.ipynb #dfa62c5d
+def readable(table: pd.DataFrame,  # from `score_table`
+            ) -> pd.DataFrame:     # text, a few columns
     "The table as people read it: mean ± standard deviation, interval, p-values."
-    number = lambda value, form: '' if pd.isna(value) else format(value, form)
-    p_value = lambda p: '' if pd.isna(p) else '< 0.0001' if p < 1e-4 else f'{p:.4f}'
     return pd.DataFrame({
-        'method': table['method'], 'Dice': [f'{m:.3f} ± {s:.3f}' for m, s in zip(table['Dice mean'], table['Dice sd (pooled)'])],
-        '95 % interval': [f'{a:.3f} to {b:.3f}' for a, b in zip(table['CI low'], table['CI high'])],
-        '%NDV': [f'{m:.4f} ± {s:.4f}' for m, s in zip(table['%NDV mean'], table['%NDV sd'])], 'pairs': table['pairs'],
-        'compared with': table['compared with'], 'difference': [number(d, '+.4f') for d in table['difference']],
-        'p': [p_value(p) for p in table['p']], 'p (Holm)': [p_value(p) for p in table['p (Holm)']]})
+        'method': table['method'],
+        'Dice': _joined(table, '{:.3f} ± {:.3f}', 'Dice mean', 'Dice sd (pooled)'),
+        '95 % interval': _joined(table, '{:.3f} to {:.3f}', 'CI low', 'CI high'),
+        '%NDV': _joined(table, '{:.4f} ± {:.4f}', '%NDV mean', '%NDV sd'),
+        'pairs': table['pairs'],
+        'compared with': table['compared with'],
+        'difference': [_number(value) for value in table['difference']],
+        'p': [_p_value(p) for p in table['p']],
+        'p (Holm)': [_p_value(p) for p in table['p (Holm)']]})
 
-# %% ../nbs/14_runs.ipynb #94c9f1a1
-def results_folder(profile: str, data: str, seed: int = 0,  # of the study
-                   root: str | Path = '.',                   # the project's folder
+# %% ../nbs/14_runs.ipynb #4241ae97
+def results_folder(profile: str,            # a key of `PROFILES`
+                   data: str,               # name of a cohort
+                   seed: int = 0,           # of the runs
+                   root: str | Path = '.',  # the project's folder
                   ) -> Path:
     "Where the tables and figures of a profile and cohort go; seeds other than 0 get folders of their own."
     return Path(root) / 'results' / (f'{profile}-{data}' + (f'-seed{seed}' if seed else ''))
 
-
+# %% ../nbs/14_runs.ipynb #fc31ffde
 def _markdown(frame):
+    "A frame as a Markdown table."
     rows = [list(frame.columns), ['---'] * len(frame.columns), *frame.astype(str).values.tolist()]
     return '\n'.join('| ' + ' | '.join(str(cell).replace('|', r'\|') for cell in row) + ' |' for row in rows)
 
-
-def save_table(table: pd.DataFrame,        # numbers, for the CSV
-               text: pd.DataFrame,         # the same for people, for the Markdown
-               folder: Path,               # from `results_folder`
-               name: str,                  # of the files
-               caption: str,               # stands above the Markdown table
+# %% ../nbs/14_runs.ipynb #10592e05
+def save_table(table: pd.DataFrame,  # numbers, for the CSV
+               text: pd.DataFrame,   # the same for people, for the Markdown
+               folder: Path,         # from `results_folder`
+               name: str,            # of the files
+               caption: str,         # stands above the Markdown table
               ) -> None:
     "Write tables/NAME.csv and tables/NAME.md."
-    (folder / 'tables').mkdir(parents=True, exist_ok=True)
-    _write_csv(table, folder / 'tables' / f'{name}.csv', index=False)
-    temporary = folder / 'tables' / f'.{name}.md.tmp'
-    temporary.write_text(f'{caption}\n\n{_markdown(text)}\n', encoding='utf-8')
-    os.replace(temporary, folder / 'tables' / f'{name}.md')
+    with replacing(folder / 'tables' / f'{name}.csv') as path: table.to_csv(path, index=False)
+    with replacing(folder / 'tables' / f'{name}.md') as path:
+        path.write_text(f'{caption}\n\n{_markdown(text)}\n', encoding='utf-8')
 
 
-def save_figure(figure,        # matplotlib's
-                folder: Path,  # from `results_folder`
-                name: str,     # of the files
+def save_figure(figure: Figure,  # matplotlib's
+                folder: Path,    # from `results_folder`
+                name: str,       # of the files
                ) -> None:
     "Write figures/NAME.png and figures/NAME.pdf."
-    (folder / 'figures').mkdir(parents=True, exist_ok=True)
-    for kind in ('png', 'pdf'):
-        temporary = folder / 'figures' / f'.{name}.tmp.{kind}'
-        figure.savefig(temporary, dpi=150, bbox_inches='tight', metadata={'CreationDate': None} if kind == 'pdf' else None)
-        os.replace(temporary, folder / 'figures' / f'{name}.{kind}')
+    for kind, metadata in (('png', None), ('pdf', {'CreationDate': None})):
+        with replacing(folder / 'figures' / f'{name}.{kind}') as path:
+            figure.savefig(path, dpi=150, bbox_inches='tight', metadata=metadata)
 
 
-def save_summary(study: str, runs: dict[str, Run],  # name of the study and its runs
-                 folder: Path, root: str | Path,    # from `results_folder`; the project's folder
+def save_summary(study: str,            # a key of `STUDIES`
+                 runs: dict[str, Run],  # its runs; all trained
+                 folder: Path,          # from `results_folder`
+                 root: str | Path,      # the project's folder
                 ) -> None:
     "Add a study to run.json: its runs with wall time and environment, and the versions that drew the figures."
-    path, runs = folder / 'run.json', {run.key: run for label in runs.values() for run in (label.encoder, label) if run}
-    summary = json.loads(path.read_text()) if path.exists() else {}
-    records = {key: json.loads((run_folder(run, root) / 'run.json').read_text()) for key, run in runs.items()}
-    summary[study] = {'environment': run_environment(), 'runs': {key: {n: r[n] for n in ('seconds', 'run', 'data', 'environment')} for key, r in records.items()}}
-    write_json(path, summary)
+    path = folder / 'run.json'
+    records = {key: json.loads((run_folder(run, root) / 'run.json').read_text())
+               for key, run in with_pretraining(runs).items()}
+    kept = {key: {name: record[name] for name in ('seconds', 'run', 'data', 'environment')}
+            for key, record in records.items()}
+    with only_process(Path(root) / 'runs'):  # studies may end at the same time
+        summary = json.loads(path.read_text()) if path.exists() else {}
+        write_json(path, summary | {study: {'environment': run_environment(), 'runs': kept}})
 
 
 def smoothed(values: Sequence[float],  # a curve
@@ -328,27 +400,41 @@ def smoothed(values: Sequence[float],  # a curve
     "A centred running mean."
     return pd.Series(values).rolling(width, center=True, min_periods=1).mean().to_numpy()
 
-# %% ../nbs/14_runs.ipynb #91d5678b
-def execute_study(study: str,                # name of a notebook in nbs/studies
-                  profile: str, data: str,   # which profile on which cohort
-                  seed: int = 0,             # of its runs
-                  root: str | Path = '.',    # the project's folder
-                 ) -> Path:                  # the executed notebook
-    "Execute a study notebook and keep it in the results folder."
+# %% ../nbs/14_runs.ipynb #79748f5b
+def _papermill(source, target, asked, study):
+    "Execute a notebook; an error in a cell becomes one sentence."
     import papermill
 
-    study_runs(study, profile, data, seed)
-    root = Path(root).resolve()
-    source, unfinished = root / 'nbs' / 'studies' / f'{study}.ipynb', root / 'runs' / f'{profile}-{data}' / f'{study}.ipynb'
-    if not source.is_file(): raise InputError(f'There is no notebook {source}; run this in a clone of the project.')
-    target = results_folder(profile, data, seed, root) / 'notebooks' / f'{study}.ipynb'
-    for path in (unfinished, target): path.parent.mkdir(parents=True, exist_ok=True)
-    asked = dict(profile=profile, data=data, seed=seed)
-    try: notebook = papermill.execute_notebook(source, unfinished, asked, cwd=source.parent, kernel_name='python3', progress_bar=False)
+    try: return papermill.execute_notebook(source, target, asked, cwd=source.parent, kernel_name='python3',
+                                           progress_bar=False)
     except papermill.PapermillExecutionError as error:
-        raise InputError(f'The study {study} failed in cell {error.exec_count} ({error.ename}: {error.evalue}); see {unfinished}.') from error
-    told = [output.get('text', '') for cell in notebook.cells if cell.cell_type == 'code' for output in cell.outputs]
-    if not any(text.startswith(f'{study}: {asked}') for text in told):
-        raise InputError(f'{source} does not report the parameters {asked} that it was given; its cell with the tag parameters must stand first.')
+        raise InputError(f'The study {study} failed in cell {error.exec_count} ({error.ename}: {error.evalue}); '
+                         f'see {target}.') from error
+
+
+def _reports(notebook, line):
+    "Whether a cell printed something that begins with the line."
+    outputs = [output for cell in notebook.cells if cell.cell_type == 'code' for output in cell.outputs]
+    return any(output.get('text', '').startswith(line) for output in outputs)
+
+# %% ../nbs/14_runs.ipynb #1f8a7f39
+def execute_study(study: str,              # name of a notebook in nbs/studies
+                  profile: str,            # a key of `PROFILES`
+                  data: str,               # name of a cohort
+                  seed: int = 0,           # of its runs
+                  root: str | Path = '.',  # the project's folder
+                 ) -> Path:                # the executed notebook
+    "Execute a study notebook and keep it in the results folder."
+    study_runs(study, profile, data, seed)
+    root, file = Path(root).resolve(), f'{study}.ipynb'
+    source = root / 'nbs' / 'studies' / file
+    if not source.is_file(): raise InputError(f'There is no notebook {source}; run this in a clone of the project.')
+    unfinished = make_folder(root / 'runs' / f'{profile}-{data}') / file
+    target = make_folder(results_folder(profile, data, seed, root) / 'notebooks') / file
+    asked = dict(profile=profile, data=data, seed=seed)
+    notebook = _papermill(source, unfinished, asked, study)
+    if not _reports(notebook, f'{study}: {asked}'):
+        raise InputError(f'{source} does not report the parameters {asked} that it was given; '
+                         'its cell with the tag parameters must stand first.')
     os.replace(unfinished, target)
     return target

@@ -1,0 +1,64 @@
+"What tests of the command line share: the installed command, and a tiny cohort laid out as the hippocampus data."
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+BIN = Path(sys.executable).parent
+COMMAND = str(BIN / 'regpre')
+TRAIN, TEST = ('001', '003', '004', '007'), ('311', '314', '316')
+PAIRS = ('314', '311'), ('316', '311'), ('311', '314'), ('316', '314'), ('311', '316'), ('314', '316')  # moving, fixed
+
+
+def environment(**changes: object) -> dict[str, str]:
+    "The variables for a command: none that names data or fixtures unless asked for, one thread."
+    dropped = 'REGPRE_DATA', 'REGPRE_FIXTURES', 'IN_TEST'
+    kept = {key: value for key, value in os.environ.items() if key not in dropped}
+    kept |= {'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'agg', 'COLUMNS': '150'}
+    return kept | {key: str(value) for key, value in changes.items()}
+
+
+def regpre(*arguments: object, cwd: Path | None = None, **variables: object) -> subprocess.CompletedProcess:
+    "Run the installed command."
+    return subprocess.run([COMMAND, *map(str, arguments)], cwd=cwd, env=environment(**variables),
+                          capture_output=True, text=True, timeout=500)
+
+
+def case(number: str) -> tuple[np.ndarray, np.ndarray]:
+    "A made-up image and its label map: two touching boxes in noise, a little elsewhere in each case."
+    rng = np.random.default_rng(int(number))
+    labels = np.zeros((34, 48, 32), np.uint8)
+    x, y, z = 8 + rng.integers(0, 5, 3)
+    labels[x:x + 14, y:y + 12, z:z + 12] = 1
+    labels[x:x + 14, y + 12:y + 22, z:z + 12] = 2
+    return (100*labels + rng.normal(200, 20, labels.shape)).astype(np.float32), labels
+
+
+def save(path: Path, voxels: np.ndarray, affine: np.ndarray | None = None) -> None:
+    "Write a NIfTI file as it is, sound or not."
+    nib.save(nib.Nifti1Image(voxels, np.eye(4) if affine is None else affine), path)
+
+
+def name(number: str) -> str:
+    "The file of a case."
+    return f'hippocampus_{number}.nii.gz'
+
+
+def hippocampus_like(folder: Path) -> Path:
+    "Fill a data folder with seven made-up cases; returns the folder of the cohort."
+    root = folder / 'hippocampus_msd04'
+    for part in ('images', 'labels'): (root / part).mkdir(parents=True)
+    for number in (*TRAIN, *TEST):
+        image, labels = case(number)
+        save(root / 'images' / name(number), image)
+        save(root / 'labels' / name(number), labels)
+    split = [(name(n), part) for part, numbers in (('train', TRAIN), ('test', TEST)) for n in numbers]
+    pairs = [(name(fixed), name(moving)) for moving, fixed in PAIRS]
+    tables = ('split.csv', ('case', 'split'), split), ('eval_pairs.csv', ('fixed', 'moving'), pairs)
+    for file, head, rows in tables:
+        with open(root / file, 'w', newline='') as out: csv.writer(out).writerows([head, *rows])
+    return root

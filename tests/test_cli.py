@@ -1,0 +1,105 @@
+"The installed command: help, version, the list of runs, one run; and what make would do."
+import json
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pandas as pd
+import pytest
+from commands import environment, hippocampus_like, regpre
+from conftest import ROOT
+
+from regpre_nb.cohorts import load_cohort
+from regpre_nb.runs import all_runs, initial_run, run_folder
+
+NO_NETWORK = '''
+import socket
+def refuse(self, address, *others):
+    raise AssertionError(f'a connection to {address} was opened')
+socket.socket.connect = socket.socket.connect_ex = refuse
+'''
+
+
+@pytest.mark.parametrize('command', ['', 'reproduce', 'runs', 'train', 'study', 'data', 'data hippocampus'])
+def test_help(command):
+    "Every command explains itself."
+    done = regpre(*command.split(), '--help')
+    assert done.returncode == 0 and 'Usage: regpre' in done.stdout and done.stderr == ''
+    if not command: assert all(name in done.stdout for name in ('reproduce', 'runs', 'train', 'study', 'data'))
+
+
+def test_version():
+    done = regpre('--version')
+    assert (done.returncode, done.stdout) == (0, version('regpre_nb') + '\n')
+
+
+@pytest.mark.parametrize('arguments', [('nothing',), ('runs', '--seed', '-1'), ('train',), ('runs', '--profil', 'cpu')])
+def test_usage(arguments):
+    "A command that is typed wrongly ends with 2 and no traceback."
+    done = regpre(*arguments)
+    assert done.returncode == 2 and 'Traceback' not in done.stderr and 'Usage: regpre' in done.stderr
+
+
+def test_runs():
+    "Each run of every study stands in one line, what it starts from before it."
+    done = regpre('runs', '--profile', 'smoke', '--seed', '3')
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    keys = [line.split()[0] for line in lines]
+    assert keys == [run.key for run in all_runs('smoke', 'template', 3)]
+    assert len(set(keys)) == len(keys) > 4
+    for i, line in enumerate(lines):
+        if found := re.search(r'from (pretrain-\S+)', line): assert found[1] in keys[:i]
+
+
+def test_train(tmp_path):
+    "The unregistered pairs are scored without any connection; a second call changes nothing."
+    data, root, hook = (tmp_path / name for name in ('data', 'out', 'hook'))
+    for folder in (data, hook): folder.mkdir()
+    (hook / 'sitecustomize.py').write_text(NO_NETWORK)
+    hippocampus_like(data)
+    run = initial_run('smoke', load_cohort('hippocampus', data), 0)
+    asked = 'train', run.key, '--profile', 'smoke', '--data', 'hippocampus', '--root', root
+    done = regpre(*asked, REGPRE_DATA=data, PYTHONPATH=hook)
+    folder = run_folder(run, root)
+    assert (done.returncode, done.stdout) == (0, f'{folder}\n'), done.stderr
+    scores = pd.read_csv(folder / 'per_subject.csv')
+    assert len(scores.drop_duplicates(['moving', 'fixed'])) == 6 and scores['dice'].between(0.05, 0.999).all()
+    assert json.loads((folder / 'run.json').read_text())['key'] == run.key
+    before = {path: path.stat().st_mtime_ns for path in folder.glob('[!.]*')}
+    assert regpre(*asked, REGPRE_DATA=data).returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in folder.glob('[!.]*')} == before
+
+
+def test_the_block_blocks(tmp_path):
+    "The test above would notice a connection."
+    (tmp_path / 'sitecustomize.py').write_text(NO_NETWORK)
+    code = 'import urllib.request; urllib.request.urlopen("http://127.0.0.1:9")'
+    done = subprocess.run([sys.executable, '-c', code], env=environment(PYTHONPATH=tmp_path), capture_output=True,
+                          text=True)
+    assert 'a connection to' in done.stderr
+
+
+def test_template_is_offline(tmp_path):
+    "The template comes with the installed packages."
+    (tmp_path / 'sitecustomize.py').write_text(NO_NETWORK)
+    run = initial_run('smoke', load_cohort('template'), 0)
+    done = regpre('train', run.key, '--profile', 'smoke', '--root', tmp_path / 'out', PYTHONPATH=tmp_path)
+    assert done.returncode == 0 and (run_folder(run, tmp_path / 'out') / 'run.json').is_file(), done.stderr
+
+
+@pytest.mark.parametrize('target', ['help', 'setup', 'test', 'reproduce', 'lab', 'docs', 'prepare', 'clean'])
+def test_make(target):
+    "Each target can be made from what stands in the project, and is not taken for a file."
+    done = subprocess.run(['make', '-n', target], cwd=ROOT, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0 and 'is up to date' not in done.stdout, done.stdout + done.stderr
+    wanted = {'test': 'pytest tests', 'reproduce': 'regpre reproduce --profile cpu --data template --seed 0',
+              'lab': 'jupyter lab', 'docs': 'tools/docs.py', 'prepare': 'nbdev_export', 'clean': 'rm -rf'}
+    assert wanted.get(target, '') in done.stdout
+
+
+def test_make_passes_options():
+    done = subprocess.run(['make', '-n', 'reproduce', 'PROFILE=smoke', 'DATA=hippocampus', 'SEED=4'], cwd=ROOT,
+                          env=environment(), capture_output=True, text=True)
+    assert 'regpre reproduce --profile smoke --data hippocampus --seed 4' in done.stdout
