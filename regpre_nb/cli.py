@@ -33,7 +33,7 @@ DataOption = Annotated[str, typer.Option('--data', help='Cohort: template, hippo
 SeedOption = Annotated[int, typer.Option('--seed', min=0, help='Of weights, batches and subsets.')]
 RootOption = Annotated[Path, typer.Option('--root', help='The clone of the project.')]
 
-# %% ../nbs/15_cli.ipynb #315b5aec
+# %% ../nbs/15_cli.ipynb #811dd768
 @contextmanager
 def _claim(root):
     "Refuse to run twice in one folder; the lock ends with the process, however that ends."
@@ -61,8 +61,7 @@ def _snakemake(root, *arguments):
 def _make_all(root, cores, *config):
     "Clear what a killed Snakemake left, then make what is not made yet; returns the exit code."
     import torch
-    gpus = torch.cuda.device_count()
-    resources = ['--resources', f'gpu={gpus}'] if gpus else []
+    resources = ['--resources', 'gpu=1'] if torch.cuda.is_available() else []  # one run at a time on a GPU
     with _claim(root):
         _snakemake(root, '--unlock', '--cores', '1', '--config', *config)
         return _snakemake(root, '--rerun-incomplete', '--keep-going', '--cores', str(cores or os.cpu_count()),

@@ -8,7 +8,7 @@ __all__ = ['CPU_STEPS', 'PROFILES', 'STUDIES', 'Run', 'Profile', 'load_profile',
            'only_process', 'train', 'read_scores', 'score_table', 'readable', 'results_folder', 'save_table',
            'save_figure', 'save_summary', 'smoothed', 'execute_study']
 
-# %% ../nbs/14_runs.ipynb #6c504ea1
+# %% ../nbs/14_runs.ipynb #504e16e8
 import fcntl
 import hashlib
 import json
@@ -16,7 +16,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -257,23 +257,28 @@ def _score(run, network, cohort, folder):
     scores = evaluate(network, cohort, cohort.test_pairs[:run.test_pairs], device)
     with replacing(folder / 'per_subject.csv') as path: scores.to_csv(path, index=False)
 
-# %% ../nbs/14_runs.ipynb #792453d5
+# %% ../nbs/14_runs.ipynb #e5e9c788
+def _train(run, folder, root, progress, rank):
+    "Train a run that is not finished; the process of rank 0 scores it and writes that it is done."
+    cohort, start = load_cohort(run.data), time.time()
+    if not (run.pretrains or cohort.simulated): check(cohort)  # every file, before hours of training
+    network = None
+    if run.pretrains: _pretrain(run, folder, progress)
+    elif run.task: network = _finetune(run, cohort, folder, root, progress)
+    if rank: return
+    if not run.pretrains: _score(run, network, cohort, folder)
+    write_json(folder / 'run.json', {'key': run.key, 'run': asdict(run), 'data': cohort.description,
+                                     'seconds': time.time() - start, 'environment': run_environment()})
+
+# %% ../nbs/14_runs.ipynb #ba5e8d76
 def train(run: Run,                # what to train
           root: str | Path = '.',  # the project's folder
           progress: bool = True,   # show bars
          ) -> Path:                # the run's folder
     "Train and score a run, unless that is done already; go on where an earlier attempt stopped."
-    folder = run_folder(run, root)
-    with only_process(folder):
-        if (folder / 'run.json').exists(): return folder
-        cohort, start = load_cohort(run.data), time.time()
-        if not (run.pretrains or cohort.simulated): check(cohort)  # every file, before hours of training
-        if run.pretrains: _pretrain(run, folder, progress)
-        else:
-            network = _finetune(run, cohort, folder, root, progress) if run.task else None
-            _score(run, network, cohort, folder)
-        write_json(folder / 'run.json', {'key': run.key, 'run': asdict(run), 'data': cohort.description,
-                                         'seconds': time.time() - start, 'environment': run_environment()})
+    folder, rank = run_folder(run, root), int(os.environ.get('RANK', 0))
+    with nullcontext() if rank else only_process(folder):  # processes that train together share the lock of the first
+        if not (folder / 'run.json').exists(): _train(run, folder, root, progress, rank)
     return folder
 
 # %% ../nbs/14_runs.ipynb #3ae74ff6
