@@ -186,15 +186,16 @@ def load_network(path: str | Path,  # model.safetensors of a fine-tuning run
     load_weights(network, path)
     return network.eval()
 
-# %% ../nbs/10_finetune.ipynb #99b6e1bd
+# %% ../nbs/10_finetune.ipynb #b2473342
 def load_authors_checkpoint(network: TransMorph,    # built with the 'released' preset
                             path: str | Path,       # .pth.tar of the authors' TransMorphTVF
                             window: tuple | None = None,  # of the file, tokens, where it differs from the network's
                            ) -> LoadReport:         # what was resized
     "Load a checkpoint of the authors' code into a network; nothing but tensors and numbers is unpickled."
-    scalar = [(np._core.multiarray.scalar, 'numpy.core.multiarray.scalar'), np.dtype, np.dtypes.Float64DType]
+    scalar = np._core.multiarray.scalar  # their best Dice is a NumPy number; NumPy 1 knew it by another name
+    number = [scalar, (scalar, 'numpy.core.multiarray.scalar'), np.dtype, np.dtypes.Float64DType]
     try:
-        with torch.serialization.safe_globals(scalar):  # their best Dice is a NumPy number
+        with torch.serialization.safe_globals(number):
             content = torch.load(path, map_location='cpu', weights_only=True)
     except FileNotFoundError as error: raise InputError(f'There is no checkpoint at {path}: check the path.') from error
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:

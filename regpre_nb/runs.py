@@ -405,7 +405,7 @@ def smoothed(values: Sequence[float],  # a curve
     "A centred running mean."
     return pd.Series(values).rolling(width, center=True, min_periods=1).mean().to_numpy()
 
-# %% ../nbs/14_runs.ipynb #79748f5b
+# %% ../nbs/14_runs.ipynb #2f623515
 def _papermill(source, target, asked, study):
     "Execute a notebook; an error in a cell becomes one sentence."
     import papermill
@@ -417,12 +417,20 @@ def _papermill(source, target, asked, study):
                          f'see {target}.') from error
 
 
+def _keep(notebook, target):
+    "Write an executed notebook without the paths of the machine that ran it."
+    import nbformat
+
+    for place in ('input_path', 'output_path'): notebook.metadata['papermill'].pop(place, None)
+    with replacing(target) as path: nbformat.write(notebook, path)
+
+
 def _reports(notebook, line):
     "Whether a cell printed something that begins with the line."
     outputs = [output for cell in notebook.cells if cell.cell_type == 'code' for output in cell.outputs]
     return any(output.get('text', '').startswith(line) for output in outputs)
 
-# %% ../nbs/14_runs.ipynb #1f8a7f39
+# %% ../nbs/14_runs.ipynb #472bb001
 def execute_study(study: str,              # name of a notebook in nbs/studies
                   profile: str,            # a key of `PROFILES`
                   data: str,               # name of a cohort
@@ -441,5 +449,6 @@ def execute_study(study: str,              # name of a notebook in nbs/studies
     if not _reports(notebook, f'{study}: {asked}'):
         raise InputError(f'{source} does not report the parameters {asked} that it was given; '
                          'its cell with the tag parameters must stand first.')
-    os.replace(unfinished, target)
+    _keep(notebook, target)
+    unfinished.unlink()
     return target
