@@ -17,8 +17,11 @@ suppress_warnings = ['myst.header']  # signatures are third-level headings where
 nb_execution_mode = 'off'
 nb_output_stderr = 'remove'
 nb_merge_streams = True
+nb_render_markdown_format = 'myst'  # else tables in outputs stay plain text
 
 html_theme = 'sphinx_book_theme'
+html_static_path = ['static']
+html_css_files = ['tables.css']
 html_theme_options = {'show_navbar_depth': 1, 'navbar_persistent': [], 'show_toc_level': 2,
                       'use_download_button': False, 'use_fullscreen_button': False}
 html_copy_source = False
