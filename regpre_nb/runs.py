@@ -270,13 +270,13 @@ def _train(run, folder, root, progress, rank):
     write_json(folder / 'run.json', {'key': run.key, 'run': asdict(run), 'data': cohort.description,
                                      'seconds': time.time() - start, 'environment': run_environment()})
 
-# %% ../nbs/14_runs.ipynb #ba5e8d76
+# %% ../nbs/14_runs.ipynb #b33e50b3
 def train(run: Run,                # what to train
           root: str | Path = '.',  # the project's folder
           progress: bool = True,   # show bars
          ) -> Path:                # the run's folder
     "Train and score a run, unless that is done already; go on where an earlier attempt stopped."
-    folder, rank = run_folder(run, root), int(os.environ.get('RANK', 0))
+    folder, rank = make_folder(run_folder(run, root)), int(os.environ.get('RANK', 0))
     with nullcontext() if rank else only_process(folder):  # processes that train together share the lock of the first
         if not (folder / 'run.json').exists(): _train(run, folder, root, progress, rank)
     return folder

@@ -121,7 +121,7 @@ def share_generator(
         part.generator = generator
     return len(drawing)
 
-# %% ../nbs/08_training.ipynb #56a1a7f5
+# %% ../nbs/08_training.ipynb #0a61d6d2
 @contextmanager
 def _writing(path: Path):
     try:
@@ -133,7 +133,7 @@ def _writing(path: Path):
 
 
 def _write_bytes(path: Path, content: bytes) -> None:
-    partial = path.with_name(f'.{path.name}.part')
+    partial = path.with_name(f'.{path.name}.{os.getpid()}.part')
     with _writing(path):
         try:
             with open(partial, 'wb') as file:
@@ -493,7 +493,7 @@ class FitResult:
     best_score: float | None  # highest validation score, None without validation
     folder: Path  # holds last, best, log and validation
 
-# %% ../nbs/08_training.ipynb #436d1624
+# %% ../nbs/08_training.ipynb #a12c71e0
 def fit(
     model: nn.Module,  # trained in place; ends on the device that accelerate chose
     loss_function: Callable,  # (model, batch) -> (loss, dict of scalars for the log)
@@ -510,6 +510,7 @@ def fit(
         _resume(run)
         with _own_random_state(run.accelerator.device), _bar(run, progress, label) as bar:
             _train(run, loss_function, make_batch, validate, bar)
+        run.accelerator.wait_for_everyone()  # what the first process wrote is there for all
     finally:
         share_generator(model, None)
         run.accelerator.unwrap_model(run.model, keep_fp32_wrapper=False).eval()
