@@ -6,7 +6,7 @@
 __all__ = ['app', 'data_app', 'ProfileOption', 'DataOption', 'SeedOption', 'RootOption', 'reproduce', 'runs', 'train', 'study',
            'hippocampus', 'main']
 
-# %% ../nbs/15_cli.ipynb #e5270ad1
+# %% ../nbs/15_cli.ipynb #9823a334
 import fcntl
 import os
 import subprocess
@@ -20,7 +20,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .volumes import InputError
+from .volumes import InputError, make_folder
 
 # %% ../nbs/15_cli.ipynb #9cb1b3dd
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -33,11 +33,10 @@ DataOption = Annotated[str, typer.Option('--data', help='Cohort: template, hippo
 SeedOption = Annotated[int, typer.Option('--seed', min=0, help='Of weights, batches and subsets.')]
 RootOption = Annotated[Path, typer.Option('--root', help='The clone of the project.')]
 
-# %% ../nbs/15_cli.ipynb #811dd768
+# %% ../nbs/15_cli.ipynb #1a3a40e4
 @contextmanager
 def _claim(root):
     "Refuse to run twice in one folder; the lock ends with the process, however that ends."
-    from regpre_nb.runs import make_folder
     make_folder(root / 'results')
     with open(make_folder(root / 'runs') / '.reproduce', 'a+') as file:
         try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -106,7 +105,7 @@ def _show(folder, description):
     places = '  '.join(f'{name}: {folder / name.lower()}' for name in ('Tables', 'figures', 'notebooks'))
     console.print(places, soft_wrap=True)
 
-# %% ../nbs/15_cli.ipynb #5db8ee39
+# %% ../nbs/15_cli.ipynb #e0397c5c
 @app.command()
 def reproduce(
     profile: ProfileOption = 'cpu',
@@ -116,7 +115,7 @@ def reproduce(
     cores: Annotated[int, typer.Option(help='Runs at a time on a CPU; 0: one per core.')] = 0,
 ) -> None:
     "Train what is not trained yet, draw every table and figure, and print the tables."
-    from regpre_nb.runs import make_folder, results_folder
+    from regpre_nb.runs import results_folder
     root, cohort = _project(root), _checked_cohort(profile, data)
     results = make_folder(results_folder(profile, data, seed, root))
     if _make_all(root, cores, f'profile={profile}', f'data={data}', f'seed={seed}'):

@@ -7,7 +7,7 @@ __all__ = ['COHORTS', 'HIPPOCAMPUS_PAIRS', 'TEMPLATE_STRUCTURES', 'HIPPOCAMPUS_U
            'write_manifest', 'load_cohort', 'check', 'template_maps', 'tissue_probabilities', 'spline_field',
            'random_anatomy', 'random_appearance', 'download_hippocampus']
 
-# %% ../nbs/07_cohorts.ipynb #f575e6ee
+# %% ../nbs/07_cohorts.ipynb #0e6192b2
 import csv
 import os
 from collections.abc import Callable
@@ -29,6 +29,7 @@ from regpre_nb.volumes import (
     load_volume,
     match,
     normalise,
+    replacing,
     resample,
 )
 
@@ -97,7 +98,7 @@ def subset(
     count = min(len(cases), max(2, round(fraction*len(cases))))
     return tuple(cases[i] for i in order[:count])
 
-# %% ../nbs/07_cohorts.ipynb #1a45b837
+# %% ../nbs/07_cohorts.ipynb #9db5a951
 def write_manifest(
     cohort: Cohort,  # the cases' cohort
     cases: tuple[str, ...],  # the training cases of this run, for instance from `subset`
@@ -108,12 +109,10 @@ def write_manifest(
     tested = dict.fromkeys(case for pair in cohort.test_pairs for case in pair if case != cohort.atlas)
     atlas = [cohort.atlas] if cohort.atlas else []
     parts = {'atlas': atlas, 'train': cases, 'validation': cohort.validation, 'test': tested}
-    temporary = path.with_name(f'.unfinished-{os.getpid()}-{path.name}')
-    with open(temporary, 'w', newline='') as file:
+    with replacing(path) as temporary, open(temporary, 'w', newline='') as file:
         writer = csv.writer(file, lineterminator='\n')
         writer.writerow(['cohort', 'case', 'part'])
         writer.writerows([cohort.name, case, part] for part, names in parts.items() for case in names)
-    os.replace(temporary, path)
     return path
 
 # %% ../nbs/07_cohorts.ipynb #64d87099

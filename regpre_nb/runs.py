@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['CPU_STEPS', 'PROFILES', 'STUDIES', 'Run', 'Profile', 'load_profile', 'pretraining_run', 'finetuning_run',
-           'initial_run', 'study_runs', 'with_pretraining', 'all_runs', 'run_folder', 'make_folder', 'replacing',
-           'only_process', 'train', 'read_scores', 'score_table', 'readable', 'results_folder', 'save_table',
-           'save_figure', 'save_summary', 'smoothed', 'execute_study']
+           'initial_run', 'study_runs', 'with_pretraining', 'all_runs', 'run_folder', 'only_process', 'train',
+           'read_scores', 'score_table', 'readable', 'results_folder', 'save_table', 'save_figure', 'save_summary',
+           'smoothed', 'execute_study']
 
-# %% ../nbs/14_runs.ipynb #504e16e8
+# %% ../nbs/14_runs.ipynb #18214c7d
 import fcntl
 import hashlib
 import json
@@ -31,7 +31,7 @@ from .metrics import bootstrap_interval, dice_table, holm, paired_wilcoxon, per_
 from .pretrain import ABLATIONS, PRETRAIN, PRETRAIN_TRAINING, PretrainSettings, pretrain
 from .training import TrainSettings, run_environment, write_json
 from .transmorph import SETTINGS, SwinEncoder, TransMorph, TransMorphSettings, settings_named
-from .volumes import InputError
+from .volumes import InputError, make_folder, replacing
 
 # %% ../nbs/14_runs.ipynb #42f8a4e2
 @dataclass(frozen=True)
@@ -185,33 +185,12 @@ def all_runs(profile: str,   # a key of `PROFILES`
     for study in STUDIES: runs |= with_pretraining(study_runs(study, profile, data, seed))
     return list(runs.values())
 
-# %% ../nbs/14_runs.ipynb #059401e7
+# %% ../nbs/14_runs.ipynb #2d864001
 def run_folder(run: Run,          # which run
                root: str | Path,  # of the project or any working folder
               ) -> Path:
     "Where a run keeps its files."
     return Path(root) / 'runs' / f'{run.profile}-{run.data}' / run.key
-
-
-def make_folder(folder: Path,  # with all folders above it
-               ) -> Path:      # the same
-    "Make a folder, unless it is there."
-    try: folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f'Cannot make the folder {folder} ({error.strerror}); '
-                         'move what is in its way, or choose another place.') from error
-    return folder
-
-
-@contextmanager
-def replacing(path: Path,  # the file to write; its folder is made
-             ) -> Iterator[Path]:
-    "Give a temporary name beside a file; what was written there takes the file's place if nothing failed."
-    temporary = make_folder(path.parent) / f'.unfinished-{os.getpid()}-{path.name}'
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally: temporary.unlink(missing_ok=True)
 
 # %% ../nbs/14_runs.ipynb #5bb5be04
 @contextmanager

@@ -6,7 +6,7 @@
 __all__ = ['TrainSettings', 'polynomial_decay', 'make_optimiser', 'step_generator', 'share_generator', 'write_json',
            'save_weights', 'read_metadata', 'load_weights', 'read_log', 'run_environment', 'FitResult', 'fit']
 
-# %% ../nbs/08_training.ipynb #ec41eab8
+# %% ../nbs/08_training.ipynb #d3f1607a
 import json
 import os
 import platform
@@ -30,7 +30,7 @@ from torch import nn
 from tqdm import tqdm
 
 import regpre_nb
-from .volumes import InputError
+from .volumes import InputError, replacing
 
 # %% ../nbs/08_training.ipynb #af0bfefe
 def _whole(least: int):
@@ -121,7 +121,7 @@ def share_generator(
         part.generator = generator
     return len(drawing)
 
-# %% ../nbs/08_training.ipynb #0a61d6d2
+# %% ../nbs/08_training.ipynb #04a4dbd9
 @contextmanager
 def _writing(path: Path):
     try:
@@ -133,17 +133,10 @@ def _writing(path: Path):
 
 
 def _write_bytes(path: Path, content: bytes) -> None:
-    partial = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    with _writing(path):
-        try:
-            with open(partial, 'wb') as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
+    with _writing(path), replacing(path) as partial, open(partial, 'wb') as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 # %% ../nbs/08_training.ipynb #22a0a9e6
 def write_json(
