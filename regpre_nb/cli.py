@@ -123,7 +123,7 @@ def reproduce(
                          'Mend what they name and give the same command: it goes on where it stopped.')
     _show(results, cohort.description)
 
-# %% ../nbs/15_cli.ipynb #13eb0d9a
+# %% ../nbs/15_cli.ipynb #ba9a5eed
 @app.command()
 def runs(
     profile: ProfileOption = 'cpu',
@@ -131,8 +131,7 @@ def runs(
     seed: SeedOption = 0,
 ) -> None:
     "List every run of every study with its key and length."
-    from regpre_nb.runs import all_runs, load_cohort, load_profile
-    load_profile(profile, load_cohort(data))
+    from regpre_nb.runs import all_runs
     for run in all_runs(profile, data, seed):
         steps = f'{run.training.steps} steps' if run.training else 'no training'
         start = f'from {run.encoder.key}' if run.encoder else 'from scratch' if run.training else ''
@@ -148,9 +147,8 @@ def train(
     root: Annotated[Path, typer.Option(help='Where the folder runs/ lies.')] = Path('.'),
 ) -> None:
     "Train and score one run, with what it starts from; go on if it was interrupted."
-    from regpre_nb.runs import all_runs, load_cohort, load_profile
+    from regpre_nb.runs import all_runs
     from regpre_nb.runs import train as train_run
-    load_profile(profile, load_cohort(data))
     found = {run.key: run for run in all_runs(profile, data, seed)}
     if key not in found:
         raise InputError(f'There is no run {key!r} in profile {profile} on {data}; `regpre runs` lists them.')
