@@ -26,12 +26,13 @@ export REGPRE_FIXTURES
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test reproduce lab docs prepare clean
+.PHONY: help setup test reproduce bench lab docs prepare clean
 
 help:
 	@echo 'make setup       the environment: .venv, from constraints.txt'
 	@echo 'make test        every notebook, the guards and a tiny reproduction'
 	@echo 'make reproduce   train, evaluate, tables and figures   [PROFILE=$(PROFILE)] [DATA=$(DATA)] [SEED=$(SEED)]'
+	@echo 'make bench       time and memory beside MONAI, neurite and voxelmorph, in results/bench (15 minutes)'
 	@echo 'make lab         the notebooks in JupyterLab'
 	@echo 'make docs        the site, in _docs/html'
 	@echo 'make prepare     after editing notebooks: export, clean, README, test'
@@ -56,6 +57,14 @@ test: setup
 
 reproduce: setup
 	@$(RUN)/regpre reproduce --profile $(PROFILE) --data $(DATA) --seed $(SEED)
+
+# The peers are not needed for anything else.
+.venv/.bench: .venv/.ready
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[bench]' -c constraints.txt
+	@touch .venv/.bench
+
+bench: .venv/.bench
+	@$(RUN)/python benchmarks/bench.py
 
 lab: setup
 	@$(RUN)/python -m jupyter lab nbs/index.ipynb

@@ -21,7 +21,7 @@ setup(
     packages=find_packages(include=[settings['lib_path'], f"{settings['lib_path']}.*"]),
     python_requires=f">={settings['min_python']}",
     install_requires=settings['requirements'].split(),
-    extras_require={'dev': settings['dev_requirements'].split()},
+    extras_require={extra: settings[f'{extra}_requirements'].split() for extra in ('dev', 'fast', 'bench')},
     entry_points={
         'console_scripts': [f"regpre={settings['lib_path']}.cli:main"],
         'nbdev': [f"{settings['lib_path']}={settings['lib_path']}._modidx:d"],

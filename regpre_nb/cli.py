@@ -33,7 +33,11 @@ DataOption = Annotated[str, typer.Option('--data', help='Cohort: template, hippo
 SeedOption = Annotated[int, typer.Option('--seed', min=0, help='Of weights, batches and subsets.')]
 RootOption = Annotated[Path, typer.Option('--root', help='The clone of the project.')]
 
-# %% ../nbs/15_cli.ipynb #1a3a40e4
+# %% ../nbs/15_cli.ipynb #97d533b2
+KEEP_MEMORY = ':'.join(['glibc.malloc.hugetlb=1', 'glibc.malloc.mmap_threshold=1000000000',
+                        'glibc.malloc.trim_threshold=4000000000'])
+
+
 @contextmanager
 def _claim(root):
     "Refuse to run twice in one folder; the lock ends with the process, however that ends."
@@ -52,7 +56,8 @@ def _claim(root):
 def _snakemake(root, *arguments):
     "Run Snakemake on the project, one thread a job; its output goes to standard error."
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get('PATH', '')])  # rules call `regpre`
-    environment = {**os.environ, 'PATH': path, 'OMP_NUM_THREADS': '1', 'PYTHONUNBUFFERED': '1'}
+    environment = {'GLIBC_TUNABLES': KEEP_MEMORY, **os.environ, 'PATH': path, 'OMP_NUM_THREADS': '1',
+                   'PYTHONUNBUFFERED': '1'}
     command = [sys.executable, '-m', 'snakemake', '--quiet', 'rules', 'host', '--rerun-triggers', 'mtime', *arguments]
     return subprocess.run(command, cwd=root, env=environment, stdout=sys.stderr).returncode
 

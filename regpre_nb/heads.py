@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LightDecoder', 'Gaussian', 'GaussianHead', 'Prediction', 'PretrainingNetwork', 'convert_authors_pretraining_state']
 
-# %% ../nbs/03_heads.ipynb #6d695260
+# %% ../nbs/03_heads.ipynb #883e7126
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,29 +14,30 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .transmorph import convert_authors_state, to_image_grid, working_pair
+from .spatial import interpolate
+from .transmorph import SameConv3d, convert_authors_state, same_conv3d, to_image_grid, working_pair
 
 # %% ../nbs/03_heads.ipynb #8c4958c9
 def _normalised(features):
     "Instance norm and leaky ReLU; unlike `F.instance_norm`, it accepts a map of a single voxel."
     return F.leaky_relu(F.layer_norm(features, features.shape[2:]), 0.01)
 
-# %% ../nbs/03_heads.ipynb #ffa38d31
+# %% ../nbs/03_heads.ipynb #f34549ed
 class LightDecoder(nn.Module):
     "Two convolutions with upsampling between them (paper, figure 1, inset)."
     def __init__(self, inputs: int,        # channels of the encoder's map
                  channels: int = 16,       # of the result
                 ):
         super().__init__()
-        self.first, self.second = nn.Conv3d(inputs, channels, 3, 1, 1), nn.Conv3d(channels, channels, 3, 1, 1)
+        self.first, self.second = SameConv3d(inputs, channels), SameConv3d(channels, channels)
 
     def forward(self, features: torch.Tensor,  # (B, inputs, X, Y, Z)
                 size: Sequence[int],           # (X', Y', Z') of the result
                ) -> torch.Tensor:              # (B, channels, X', Y', Z')
         small = _normalised(self.first(features))
-        return _normalised(self.second(F.interpolate(small, size, mode='trilinear', align_corners=False)))
+        return _normalised(self.second(interpolate(small, size)))
 
-# %% ../nbs/03_heads.ipynb #70f115a2
+# %% ../nbs/03_heads.ipynb #37ca8f15
 class Gaussian(NamedTuple):
     "A normal distribution for each component of a displacement field."
     mean: torch.Tensor       # (B, 3, X, Y, Z), voxels of its own grid
@@ -50,13 +51,14 @@ class GaussianHead(nn.Module):
                 ):
         super().__init__()
         self.preset, self.generator = preset, None
-        self.mean, self.log_sigma = nn.Conv3d(channels, 3, 3, 1, 1), nn.Conv3d(channels, 3, 3, 1, 1)
+        self.mean, self.log_sigma = SameConv3d(channels, 3), SameConv3d(channels, 3)
         nn.init.normal_(self.mean.weight, std=1e-5); nn.init.zeros_(self.mean.bias)
         nn.init.normal_(self.log_sigma.weight, std=1e-10); nn.init.constant_(self.log_sigma.bias, -10.)
 
     def forward(self, features: torch.Tensor  # (B, channels, X, Y, Z)
                ) -> Gaussian:                 # float32, on the grid of the features
-        mean, log_sigma = self.mean(features).float(), self.log_sigma(features).float()
+        weight, bias = (torch.cat([getattr(self.mean, name), getattr(self.log_sigma, name)]) for name in ('weight', 'bias'))
+        mean, log_sigma = same_conv3d(features, weight, bias).float().chunk(2, dim=1)  # both in one pass
         return Gaussian(mean, log_sigma if self.preset == 'released' else log_sigma.clamp(-14, 4))
 
     def sample(self, gaussian: Gaussian  # what to draw from

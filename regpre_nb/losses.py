@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['local_ncc', 'local_ncc_map', 'diffusion', 'gaussian_kl', 'one_hot', 'soft_dice']
 
-# %% ../nbs/04_losses.ipynb #b82c5093
+# %% ../nbs/04_losses.ipynb #fd0c64f2
 import math
+from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # %% ../nbs/04_losses.ipynb #81897ba2
@@ -26,127 +28,222 @@ def _window_weights(
     weights = [math.exp(-(i - window // 2)**2 / (2 * sigma**2)) for i in range(int(window))]
     return [weight / sum(weights) for weight in weights]
 
-# %% ../nbs/04_losses.ipynb #fbe0e94f
-def _box_along(padded: Tensor, axis: int, window: int, scratch: list[Tensor], out: Tensor) -> Tensor:
-    "Write to `out` the sums of `window` neighbours along `axis` of `padded`, by doubling."
-    partial, width = padded, 1
-    total, start = padded.narrow(axis, 0, out.shape[axis]), 1
+# %% ../nbs/04_losses.ipynb #b3eb05ef
+def _box_of_neighbours(source: Tensor, window: int, scratch: list[Tensor], out: Tensor) -> Tensor:
+    "Write to `out` (k, n) the sums of `window` successive values of `source` (k, n + window - 1), by doubling."
+    partial, width, length = source, 1, out.shape[1]
+    total, start = source[:, :length], 1
     while 2 * width <= window:
-        lower, upper = (partial.narrow(axis, i, partial.shape[axis] - width) for i in (0, width))
+        size = partial.shape[1] - width
         scratch = scratch[::-1]
-        partial = torch.add(lower, upper, out=scratch[0][:lower.numel()].view(lower.shape))
+        target = scratch[0][:len(source) * size].view(-1, size)
+        partial = torch.add(partial[:, :size], partial[:, width:], out=target)
         width *= 2
         if window & width:
-            total = torch.add(total, partial.narrow(axis, start, out.shape[axis]), out=out)
+            total = torch.add(total, partial[:, start:start + length], out=out)
             start += width
     return out
 
-# %% ../nbs/04_losses.ipynb #d8f94317
-def _weighted_along(padded: Tensor, axis: int, weights: list[float], out: Tensor) -> Tensor:
-    "Write to `out` the weighted sums of neighbours along `axis` of `padded`."
-    length = out.shape[axis]
-    torch.mul(padded.narrow(axis, 0, length), weights[0], out=out)
-    for start, weight in enumerate(weights[1:], 1): out.add_(padded.narrow(axis, start, length), alpha=weight)
+# %% ../nbs/04_losses.ipynb #fb451051
+def _window_along(source: Tensor, step: int, weights: list[float], scratch: list[Tensor], out: Tensor) -> Tensor:
+    "Write to `out` (k, n) the weighted sums of values of `source` that are `step` apart; it is longer by 2 radii."
+    last, length = len(weights) - 1, out.shape[1]
+    if weights[0] == 1 and step == 1: return _box_of_neighbours(source, len(weights), scratch, out)
+    if weights[0] == 1: return torch.sum(source.unfold(1, length, step), 1, out=out)
+    shifted = [source[:, i * step:i * step + length] for i in range(last + 1)]
+    pair = scratch[0][:out.numel()].view_as(out)
+    torch.mul(shifted[last // 2], weights[last // 2], out=out)
+    for i in range(last // 2): out.add_(torch.add(shifted[i], shifted[last - i], out=pair), alpha=weights[i])
     return out
 
-# %% ../nbs/04_losses.ipynb #1971d852
+# %% ../nbs/04_losses.ipynb #6df10bce
 class _Window:
-    "Sums and means over the window around each voxel of volumes (X, Y, Z) that are like `volume`."
+    "A window, and how volumes like `volume` (X, Y, Z) are laid out for it: slabs of `size` values, `planes` planes."
     def __init__(self, volume: Tensor, weights: list[float]):
-        self.weights, radius = weights, len(weights) // 2
-        self.padded, self.inside = [], []
-        for axis, length in enumerate(volume.shape):
-            shape = [size + 2 * radius * (i == axis) for i, size in enumerate(volume.shape)]
-            self.padded.append(volume.new_zeros(shape))
-            self.inside.append(self.padded[axis].narrow(axis, radius, length))
-        self.scratch = [volume.new_empty(max(padded.numel() for padded in self.padded)) for _ in range(2)]
-        self.inverse = torch.ones_like(volume, memory_format=torch.contiguous_format)
-        for axis, length in enumerate(volume.shape):
-            inside = [sum(weights[max(radius - i, 0):radius - i + length]) for i in range(length)]
-            self.inverse.transpose(axis, -1).div_(volume.new_tensor(inside))
+        self.weights, self.radius, self.shape = weights, len(weights) // 2, volume.shape
+        self.row = volume.shape[2] + self.radius
+        self.plane = (volume.shape[1] + self.radius) * self.row
+        self.lead = 2 * self.radius  # planes between what enters the window and the gradient that leaves it
+        wanted, reach = 100_000 if volume.device.type == 'cpu' else 4_000_000, volume.shape[0] + self.lead
+        slabs = math.ceil(reach / max(self.lead, wanted // self.plane))
+        self.planes = max(self.lead, math.ceil(reach / slabs))
+        self.slabs, self.size = math.ceil(reach / self.planes), self.planes * self.plane
+        across, *inside = (self._inverse_along(volume, axis) for axis in range(3))
+        self.across = F.pad(across, (self.radius, self.slabs * self.planes - self.radius - len(across)))[:, None]
+        self.inside = F.pad(inside[0][:, None] * inside[1], (0, self.radius) * 2).flatten()
 
-    def sum(self, *factors: Tensor, out: Tensor | None = None) -> Tensor:
-        "Windowed sums of one volume or of the product of two; outside the volume counts as 0."
-        if len(factors) == 2: torch.mul(*factors, out=self.inside[0])
-        else: self.inside[0].copy_(factors[0])
-        if out is None: out = torch.empty_like(self.inverse)
-        for axis, target in enumerate([*self.inside[1:], out]):
-            padded, weights = self.padded[axis], self.weights
-            if weights[0] == 1: _box_along(padded, axis, len(weights), self.scratch, target)
-            else: _weighted_along(padded, axis, weights, target)
-        return out
+    def _inverse_along(self, volume: Tensor, axis: int) -> Tensor:
+        radius, length = self.radius, volume.shape[axis]
+        return 1 / volume.new_tensor([sum(self.weights[max(radius - i, 0):radius - i + length]) for i in range(length)])
 
-    def mean(self, *factors: Tensor) -> Tensor: return self.sum(*factors).mul_(self.inverse)
+    def inverse(self, slab: int) -> Tensor:
+        "One over the weight inside the image, for the windows that `_Sums` gives at this slab; flat."
+        return (self.across[slab * self.planes:(slab + 1) * self.planes] * self.inside).flatten()
 
-    def adjoint(self, volume: Tensor, out: Tensor | None = None) -> Tensor:
-        return self.sum(volume, self.inverse, out=out)
+    def padded(self, volume: Tensor, k: int) -> Tensor:
+        "Zeros with room for k volumes (k, N)."
+        return torch.zeros(k, self.slabs * self.size + self.lead * self.plane, dtype=volume.dtype, device=volume.device)
 
-# %% ../nbs/04_losses.ipynb #1aa6798d
-def _standardise(volume: Tensor) -> tuple[Tensor, Tensor]:
-    "The volume shifted to mean 0 and scaled to variance 1, and that scale (0 for a constant volume)."
+    def volume(self, padded: Tensor) -> Tensor:
+        "The volume (X, Y, Z) in one row of `padded`."
+        first = padded.storage_offset() + self.lead * self.plane
+        return padded.as_strided(self.shape, (self.plane, self.row, 1), first)
+
+    def keep(self, planes: Tensor, slab: int, lag: int, out: Tensor) -> None:
+        "Copy flat planes, `lag` planes behind those that enter at this slab, to their place in `out` (X, Y, Z)."
+        start = slab * self.planes - lag
+        planes = planes.view(self.planes, -1, self.row)[max(-start, 0):, :self.shape[1], :self.shape[2]]
+        inside = out[max(start, 0):max(start, 0) + len(planes)]
+        inside.copy_(planes[:len(inside)])
+
+# %% ../nbs/04_losses.ipynb #1d1ee943
+class _Sums:
+    "Windowed sums of k fields, slab by slab: fill `planes` (k, size), then call `step`."
+    def __init__(self, window: _Window, volume: Tensor, k: int):
+        self.window, margin = window, window.radius * (window.row + 1)
+        reach = window.lead * window.plane
+        def zeros(*shape): return torch.zeros(*shape, dtype=volume.dtype, device=volume.device)
+        self.fields, self.recent = zeros(k, window.size + 2 * margin), zeros(k, window.size + reach)
+        self.planes = self.fields[:, margin:-margin]
+        self.rows, self.total = zeros(k, window.size + window.lead * window.row), zeros(k, window.size)
+        self.scratch = [zeros(self.fields.numel()) for _ in range(2)]
+
+    def step(self) -> Tensor:
+        "The sums (k, size) around the planes that lie `radius` behind those in `planes`."
+        window, size = self.window, self.window.size
+        self.recent[:, :-size].copy_(self.recent[:, size:])
+        _window_along(self.fields, 1, window.weights, self.scratch, self.rows)
+        _window_along(self.rows, window.row, window.weights, self.scratch, self.recent[:, -size:])
+        return _window_along(self.recent, window.plane, window.weights, self.scratch, self.total)
+
+# %% ../nbs/04_losses.ipynb #8f5cf1ad
+def _window_sum(volume: Tensor, weights: list[float]) -> Tensor:
+    "Windowed sums of one volume (X, Y, Z); outside the volume counts as 0."
+    window, out = _Window(volume, weights), torch.empty_like(volume, memory_format=torch.contiguous_format)
+    sums, padded = _Sums(window, volume, 1), window.padded(volume, 1)
+    window.volume(padded[0]).copy_(volume)
+    for slab in range(window.slabs):
+        sums.planes.copy_(padded[:, window.lead * window.plane:][:, slab * window.size:(slab + 1) * window.size])
+        window.keep(sums.step()[0], slab, window.radius, out)
+    return out
+
+# %% ../nbs/04_losses.ipynb #75d45955
+def _standardise(volume: Tensor, out: Tensor) -> Tensor:
+    "Write to `out` the volume shifted to mean 0 and scaled to variance 1; gives that scale (0 for a constant volume)."
     mean = volume.mean()
-    centred = volume - mean
-    deviation = centred.square().mean().sqrt()
+    torch.sub(volume, mean, out=out)
+    deviation = out.square().mean().sqrt()
     constant = deviation <= 16 * torch.finfo(volume.dtype).eps * mean.abs()
     scale = torch.where(constant, 0, 1 / torch.where(constant, 1, deviation))
-    return centred.mul_(scale), scale
+    out.mul_(scale)
+    return scale
 
-# %% ../nbs/04_losses.ipynb #1ebe34ea
-def _moments(a: Tensor, b: Tensor, window: _Window, eps: float) -> tuple[Tensor, ...]:
-    "Windowed means, variances plus `eps` and covariance of two standardised volumes."
-    mean_a, mean_b = window.mean(a), window.mean(b)
-    variance_a = window.mean(a, a).addcmul_(mean_a, mean_a, value=-1).clamp_min_(0).add_(eps)
-    variance_b = window.mean(b, b).addcmul_(mean_b, mean_b, value=-1).clamp_min_(0).add_(eps)
-    covariance = window.mean(a, b).addcmul_(mean_a, mean_b, value=-1)
-    return mean_a, mean_b, variance_a, variance_b, covariance
+# %% ../nbs/04_losses.ipynb #2be15bc5
+class _Workspace:
+    "Buffers for a pair of volumes: standardised images (2, N), sums of the moments and of what the gradient needs."
+    def __init__(self, volume: Tensor, weights: list[float], adjoint: int):
+        self.window = _Window(volume, weights)
+        self.images = self.window.padded(volume, 2)
+        self.moments, self.adjoint = _Sums(self.window, volume, 5), _Sums(self.window, volume, adjoint)
 
-# %% ../nbs/04_losses.ipynb #741381b2
-def _gradient(a, b, scale, mean_a, mean_b, slope, pull, window) -> Tensor:
-    "Gradient of the summed squared correlation for the image standardised to `a`; slope is P, pull is cc / V_a."
-    offset = (slope * mean_b).addcmul_(pull, mean_a, value=-1)
-    gradient = window.adjoint(offset).neg_()
-    gradient.addcmul_(window.adjoint(slope, out=offset), b)
-    gradient.addcmul_(window.adjoint(pull, out=offset), a, value=-1)
-    contrast = torch.dot(gradient.flatten(), a.flatten()) / a.numel()
-    return gradient.addcmul_(a, contrast, value=-1).mul_(2 * scale)
 
-# %% ../nbs/04_losses.ipynb #fd2539cb
-def _ncc_volume(warped, fixed, window, eps, needed) -> tuple[Tensor, list[Tensor | None]]:
-    "Sum of the squared local correlation of two volumes (X, Y, Z), and its gradients for those that are needed."
-    (a, scale_a), (b, scale_b) = _standardise(warped), _standardise(fixed)
-    mean_a, mean_b, variance_a, variance_b, covariance = _moments(a, b, window, eps)
-    slope = torch.div(covariance, variance_a * variance_b)
-    squared = covariance.mul_(slope)
-    gradients = [None, None]
-    if needed[0]: gradients[0] = _gradient(a, b, scale_a, mean_a, mean_b, slope, squared / variance_a, window)
-    if needed[1]: gradients[1] = _gradient(b, a, scale_b, mean_b, mean_a, slope, squared / variance_b, window)
-    return squared.sum(), gradients
+_spare: dict[tuple, _Workspace] = {}
 
-# %% ../nbs/04_losses.ipynb #eb11db80
+
+def _borrowed(volume: Tensor, weights: list[float], adjoint: int) -> tuple[tuple, _Workspace]:
+    "A workspace that nobody else uses, and the key to give it back with."
+    key = (*volume.shape, volume.dtype, volume.device, adjoint, *weights)
+    return key, _spare.pop(key, None) or _Workspace(volume, weights, adjoint)
+
+
+def _give_back(key: tuple, work: _Workspace) -> None:
+    "Keep a workspace for the next call, instead of the one before it."
+    _spare.clear()
+    if work.images.device.type == 'cpu': _spare[key] = work
+
+# %% ../nbs/04_losses.ipynb #05206991
+def _correlations(work: _Workspace, eps: float) -> Iterator[tuple[int, Tensor, Tensor, Tensor, Tensor]]:
+    "Slab by slab: its number, `inverse`, windowed means (2, size), variances plus `eps` (2, size), covariance (size)."
+    window, moments, lead = work.window, work.moments, work.window.lead * work.window.plane
+    moments.recent.zero_()
+    for slab in range(window.slabs):
+        images = work.images[:, lead + slab * window.size:lead + (slab + 1) * window.size]
+        moments.planes[:2].copy_(images)
+        torch.mul(images, images, out=moments.planes[2:4])
+        torch.mul(*images, out=moments.planes[4])
+        inverse = window.inverse(slab)
+        averages = moments.step().mul_(inverse)
+        means, variances, covariance = averages[:2], averages[2:4], averages[4]
+        variances.addcmul_(means, means, value=-1).clamp_min_(0).add_(eps)
+        yield slab, inverse, means, variances, covariance.addcmul_(*means, value=-1)
+
+# %% ../nbs/04_losses.ipynb #58791040
+def _adjoint_fields(slope, squared, means, variances, inverse, needed: list[int], out: Tensor) -> None:
+    "Write to `out` P, and for each image that needs a gradient cc / V and the offset, all divided for the transpose."
+    for i, (pull, offset) in zip(needed, out[1:].split(2)):
+        torch.div(squared, variances[i], out=pull)
+        torch.mul(slope, means[1 - i], out=offset).addcmul_(pull, means[i], value=-1)
+    torch.mul(slope, inverse, out=out[0])
+    out[1:].mul_(inverse)
+
+# %% ../nbs/04_losses.ipynb #35876a79
+def _gradient_planes(work: _Workspace, slab: int, needed: list[int]) -> Iterator[tuple[Tensor, Tensor]]:
+    "For each image that needs it the gradient of the planes two radii behind, flat, and its product with the image."
+    images = work.images[:, slab * work.window.size:(slab + 1) * work.window.size]
+    sums = work.adjoint.step()
+    for i, (pull, offset) in zip(needed, sums[1:].split(2)):
+        gradient = offset.neg_().addcmul_(sums[0], images[1 - i]).addcmul_(pull, images[i], value=-1)
+        yield gradient, torch.dot(gradient, images[i])
+
+# %% ../nbs/04_losses.ipynb #33a75d2b
+def _ncc_volume(pair, work: _Workspace, eps, needed: list[int], gradients: list[Tensor]) -> tuple[Tensor, Tensor]:
+    "Sum of the squared local correlation, and the factor to each image's gradient, which is written to `gradients`."
+    window, total, contrasts = work.window, [], []
+    scales = [_standardise(volume, window.volume(padded)) for volume, padded in zip(pair, work.images)]
+    work.adjoint.recent.zero_()
+    for slab, inverse, means, variances, covariance in _correlations(work, eps):
+        slope = covariance / (variances[0] * variances[1])
+        squared = covariance.mul_(slope)
+        total.append(squared.sum())
+        if not needed: continue
+        _adjoint_fields(slope, squared, means, variances, inverse, needed, work.adjoint.planes)
+        planes, products = zip(*_gradient_planes(work, slab, needed))
+        contrasts.append(torch.stack(products))
+        for flat, gradient in zip(planes, gradients): window.keep(flat, slab, window.lead, gradient)
+    for k, i in enumerate(needed):
+        contrast = torch.stack(contrasts)[:, k].sum() / gradients[k].numel()
+        gradients[k].sub_(window.volume(work.images[i]).mul_(contrast))
+    return torch.stack(total).sum(), 2 * torch.stack(scales)
+
+# %% ../nbs/04_losses.ipynb #4b2d5369
 class _LocalNCC(torch.autograd.Function):
     "Minus the mean squared local correlation. The gradients are found together with the value."
     @staticmethod
     def forward(ctx, warped, fixed, weights, eps, needed):
-        window = _Window(warped[0, 0], weights)
-        pairs = zip(warped.flatten(0, 1), fixed.flatten(0, 1))
-        sums, gradients = zip(*(_ncc_volume(*pair, window, eps, needed) for pair in pairs))
-        ctx.scale = -1 / warped.numel()
-        ctx.save_for_backward(*(torch.stack(g).view_as(warped) if used else None
-                                for g, used in zip(zip(*gradients), needed)))
+        needed = [i for i in (0, 1) if needed[i]]
+        gradients = [torch.empty_like(warped, memory_format=torch.contiguous_format) for _ in needed]
+        key, work = _borrowed(warped[0, 0], weights, 1 + 2 * len(needed))
+        pairs = zip(*(images.flatten(0, 1) for images in (warped, fixed, *gradients)))
+        sums, factors = zip(*(_ncc_volume((a, b), work, eps, needed, out) for a, b, *out in pairs))
+        _give_back(key, work)
+        ctx.needed, ctx.scale = needed, -1 / warped.numel()
+        ctx.save_for_backward(torch.stack(factors, 1).view(2, *warped.shape[:2], 1, 1, 1), *gradients)
         return torch.stack(sums).sum() * ctx.scale
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, upstream):
-        return *(None if g is None else g * (upstream * ctx.scale) for g in ctx.saved_tensors), None, None, None
+        (factors, *gradients), result = ctx.saved_tensors, [None] * 5
+        for i, gradient in zip(ctx.needed, gradients): result[i] = gradient * (factors[i] * upstream * ctx.scale)
+        return tuple(result)
 
-# %% ../nbs/04_losses.ipynb #85e44c03
+# %% ../nbs/04_losses.ipynb #6a94c5e4
 class _WindowSum(torch.autograd.Function):
     "Windowed sums of images (B, C, X, Y, Z), zero outside."
     @staticmethod
     def forward(ctx, images, weights):
-        ctx.weights, window = weights, _Window(images[0, 0], weights)
-        return torch.stack([window.sum(volume) for volume in images.flatten(0, 1)]).view_as(images)
+        ctx.weights = weights
+        return torch.stack([_window_sum(volume, weights) for volume in images.flatten(0, 1)]).view_as(images)
 
     @staticmethod
     def backward(ctx, upstream): return _WindowSum.apply(upstream, ctx.weights), None
@@ -191,7 +288,7 @@ def local_ncc(
         needed = [torch.is_grad_enabled() and image.requires_grad for image in (warped, fixed)]
         return _LocalNCC.apply(warped, fixed, weights, eps, needed)
 
-# %% ../nbs/04_losses.ipynb #62acc2b3
+# %% ../nbs/04_losses.ipynb #93782bdc
 def local_ncc_map(
     warped: Tensor,       # (B, C, X, Y, Z)
     fixed: Tensor,        # (B, C, X, Y, Z)
@@ -201,13 +298,16 @@ def local_ncc_map(
     eps: float = 3e-3,    # as in `local_ncc`
 ) -> Tensor:              # (B, C, X, Y, Z) in [0, 1]
     "Squared local correlation at every voxel, to look at: no gradient."
-    dtype, maps = _check_images(warped, fixed, 'paper', eps), []
+    dtype = _check_images(warped, fixed, 'paper', eps)
+    maps = torch.empty(warped.shape, dtype=dtype, device=warped.device)
     with torch.no_grad(), torch.autocast(warped.device.type, enabled=False):
-        averages = _Window(warped[0, 0].to(dtype), _window_weights(window, kernel, sigma))
-        for a, b in zip(warped.to(dtype).flatten(0, 1), fixed.to(dtype).flatten(0, 1)):
-            *_, variance_a, variance_b, covariance = _moments(_standardise(a)[0], _standardise(b)[0], averages, eps)
-            maps.append(covariance.square() / (variance_a * variance_b))
-    return torch.stack(maps).view_as(warped)
+        work = _Workspace(maps[0, 0], _window_weights(window, kernel, sigma), 1)
+        for *pair, squared in zip(*(images.to(dtype).flatten(0, 1) for images in (warped, fixed, maps))):
+            for volume, padded in zip(pair, work.images): _standardise(volume, work.window.volume(padded))
+            for slab, _, _, variances, covariance in _correlations(work, eps):
+                correlation = covariance.square() / (variances[0] * variances[1])
+                work.window.keep(correlation, slab, work.window.radius, squared)
+    return maps
 
 # %% ../nbs/04_losses.ipynb #67d994c1
 def diffusion(

@@ -8,7 +8,8 @@ __all__ = ['IXI_LABELS', 'IXI_TEST_LABELS', 'IXI_GROUPS', 'PER_SUBJECT_COLUMNS',
            'LandmarkErrors', 'tre', 'side_groups', 'subject_rows', 'dice_table', 'group_structures', 'per_pair',
            'Summary', 'summarise', 'bootstrap_interval', 'PairedTest', 'paired_wilcoxon', 'holm']
 
-# %% ../nbs/05_metrics.ipynb #20bc6fae
+# %% ../nbs/05_metrics.ipynb #ddb88d34
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import NamedTuple
@@ -20,25 +21,51 @@ import torch.nn.functional as F
 from scipy import stats
 from torch import Tensor
 
-# %% ../nbs/05_metrics.ipynb #c8e1f50f
+# %% ../nbs/05_metrics.ipynb #1ccad459
+_FEW_VALUES, _MANY_VALUES = 512, 2**20  # widths up to which pairs of values are counted, and values tabled
+
+
 def _label_index(labels: Tensor, ids: Tensor) -> Tensor:
     "Position of every label in the sorted `ids`; `len(ids)` for a label that is not among them."
-    labels = labels.flatten().long()
+    labels, ids = labels.flatten().long(), ids.to(labels.device)
     position = torch.searchsorted(ids, labels).clamp_(max=len(ids) - 1)
     return torch.where(ids[position] == labels, position, len(ids))
 
-# %% ../nbs/05_metrics.ipynb #2b4db752
+# %% ../nbs/05_metrics.ipynb #07e10b27
+def _clipped(labels: Tensor, low: int, high: int, dtype: torch.dtype) -> Tensor:
+    "Labels as 0 to high - low, flat: 0 for those up to `low`, the largest for those from `high` on."
+    known = labels.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32)
+    if not known or low + 1 < torch.iinfo(labels.dtype).min or high - 1 > torch.iinfo(labels.dtype).max:
+        labels = labels.long()
+    limits = torch.iinfo(labels.dtype)
+    return labels.flatten().clamp(max(low, limits.min), min(high, limits.max)).to(dtype).sub_(low)
+
+# %% ../nbs/05_metrics.ipynb #021e9205
+def _count_pairs(rows: Tensor, columns: Tensor, n: int) -> Tensor:
+    "How often each pair of two flat maps of numbers below n occurs, (n, n). Overwrites `rows`."
+    return torch.bincount(rows.mul_(n).add_(columns), minlength=n * n).view(n, n)
+
+# %% ../nbs/05_metrics.ipynb #620658d4
 def joint_histogram(
     labels_a: Tensor,  # integer labels, any shape, any device
     labels_b: Tensor,  # integer labels, same shape
-    ids: Tensor,  # (n,) sorted, unique label ids
+    ids: Tensor,  # (n,) sorted, unique label ids; best on the CPU
 ) -> Tensor:  # (n+1, n+1) voxel counts; the last row and column are 'any other label'
     "Count how often label i of the one map meets label j of the other."
-    n = len(ids) + 1
-    pairs = _label_index(labels_a, ids) * n + _label_index(labels_b, ids)
-    return torch.bincount(pairs, minlength=n * n).view(n, n)
+    n, low, high = len(ids) + 1, int(ids[0]) - 1, int(ids[-1]) + 1
+    width, largest = high - low + 1, max(-low, high)
+    if width > _MANY_VALUES or largest > 2**30:
+        return _count_pairs(_label_index(labels_a, ids), _label_index(labels_b, ids), n)
+    dtype = torch.int16 if max(width**2, largest) < 2**15 else torch.int32
+    labels_a, labels_b = (_clipped(labels, low, high, dtype) for labels in (labels_a, labels_b))
+    position = _label_index(torch.arange(low, high + 1), ids).to(labels_a.device)
+    if width > _FEW_VALUES:
+        return _count_pairs(*(position.index_select(0, labels.int()) for labels in (labels_a, labels_b)), n)
+    counts = _count_pairs(labels_a, labels_b, width)
+    counts = counts.new_zeros(n, width).index_add_(0, position, counts)
+    return counts.new_zeros(n, n).index_add_(1, position, counts)
 
-# %% ../nbs/05_metrics.ipynb #2a24b47a
+# %% ../nbs/05_metrics.ipynb #2f87e47a
 def dice_per_label(
     labels_a: Tensor,  # integer labels, any shape, any device
     labels_b: Tensor,  # integer labels, same shape
@@ -52,12 +79,12 @@ def dice_per_label(
             raise ValueError(f'dice_per_label: mask {tuple(mask.shape)} must have the shape of the labels')
         mask = mask.to(labels_a.device).bool()
         labels_a, labels_b = labels_a[mask], labels_b[mask]
-    ordered, order = torch.sort(torch.as_tensor(list(ids), dtype=torch.long, device=labels_a.device))
-    if len(ordered) == 0 or len(ordered.unique()) < len(ordered):
+    ordered, order = torch.sort(torch.as_tensor(list(ids), dtype=torch.long))
+    if len(ordered) == 0 or (ordered.diff() == 0).any():
         raise ValueError('dice_per_label: ids must be a non-empty list without duplicates')
     counts = joint_histogram(labels_a, labels_b, ordered).double()
     dice = 2 * counts.diagonal() / (counts.sum(0) + counts.sum(1))
-    return torch.empty(len(order), dtype=dice.dtype, device=dice.device).scatter_(0, order, dice[:-1])
+    return dice[order.argsort().to(dice.device)]
 
 # %% ../nbs/05_metrics.ipynb #f54f2685
 def _checked_labels(labels_a: Tensor, labels_b: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,30 +100,76 @@ def _checked_labels(labels_a: Tensor, labels_b: Tensor) -> tuple[Tensor, Tensor]
                          f'{tuple(labels_b.shape)} must have one shape')
     return labels_a, labels_b
 
-# %% ../nbs/05_metrics.ipynb #7ccf9eab
-_CORNERS = [((a, 0, 0), (0, b, 0), (0, 0, c)) for a, b, c in product((1, -1), repeat=3)]
-_CENTRES = [((-1, -1, 0), (-1, 0, -1), (0, -1, -1)), ((1, 1, 0), (0, 1, 1), (1, 0, 1))]
+# %% ../nbs/05_metrics.ipynb #0c61cbc2
+def _strides(displacement: Tensor) -> tuple[int, int, int]:
+    "Steps from a voxel to its next neighbour along each axis, in a flat field."
+    return displacement.shape[3] * displacement.shape[4], displacement.shape[4], 1
 
 
-def _edge(displacement: Tensor, offset: tuple[int, int, int]) -> Tensor:
-    "phi(x + offset) - phi(x) at every voxel that is not on the border, (3, X-2, Y-2, Z-2)."
-    sizes = displacement.shape[2:]
-    def inner(o: Sequence[int]) -> Tensor:
-        return displacement[0][(slice(None), *(slice(1 + d, n - 1 + d) for d, n in zip(o, sizes)))]
-    return inner(offset) - inner((0, 0, 0)) + displacement.new_tensor(offset).view(3, 1, 1, 1)
+def _cross(second: Tensor, third: Tensor) -> list[Tensor]:
+    "Cross product of two fields of vectors (3, N)."
+    return [torch.mul(second[i], third[j]).addcmul_(second[j], third[i], value=-1) for i, j in ((1, 2), (2, 0), (0, 1))]
 
-# %% ../nbs/05_metrics.ipynb #3fde62fd
+
+def _dot(first: Tensor, normal: list[Tensor]) -> Tensor:
+    "Scalar product of two fields of vectors (3, N)."
+    return torch.mul(first[0], normal[0]).addcmul_(first[1], normal[1]).addcmul_(first[2], normal[2])
+
+# %% ../nbs/05_metrics.ipynb #0bb8d46f
+def _flat_determinants(displacement: Tensor) -> Iterator[Tensor]:
+    "The ten determinants, flat, from the first voxel that is not on the border to the last."
+    strides, flat = _strides(displacement), displacement[0].flatten(1)
+    differences = [flat[:, stride:] - flat[:, :-stride] for stride in strides]
+    for axis, difference in enumerate(differences):
+        difference[axis] += 1
+    first, length = sum(strides), flat.shape[1] - 2 * sum(strides)
+
+    def edge(axis, shift):  # unit difference along the axis at the voxel `shift` steps away
+        return differences[axis][:, first + shift:first + shift + length]
+
+    def diagonal(axis, then, below):  # across the face of the cube above or below the voxel
+        shift = -below * (strides[axis] + strides[then])
+        return edge(axis, shift) + edge(then, shift + strides[axis])
+    for y, z in product((0, -strides[1]), (0, -strides[2])):
+        normal = _cross(edge(1, y), edge(2, z))
+        yield from (_dot(edge(0, x), normal) for x in (0, -strides[0]))
+    for below in (True, False):
+        yield _dot(diagonal(2, 0, below), _cross(diagonal(0, 1, below), diagonal(1, 2, below)))
+
+# %% ../nbs/05_metrics.ipynb #7fb3f46e
+def _interior(flat: Tensor, displacement: Tensor) -> Tensor:
+    "The voxels (X-2, Y-2, Z-2) that are not on the border, out of a flat map that starts at the first of them."
+    return flat.as_strided([size - 2 for size in displacement.shape[2:]], _strides(displacement))
+
+# %% ../nbs/05_metrics.ipynb #85bbe249
 def tetrahedral_determinants(
     displacement: Tensor,  # (1, 3, X, Y, Z), voxels
 ) -> Iterator[Tensor]:  # ten tensors (X-2, Y-2, Z-2): eight corner, then two central determinants
     "The ten determinants of Liu et al. (2024), one at a time; six times the signed volume of each tetrahedron."
-    edges = {offset: _edge(displacement, offset) for offset in sum(_CORNERS + _CENTRES, ())}
-    for offsets in _CORNERS + _CENTRES:
-        first, second, third = (edges[offset] for offset in offsets)
-        orientation = np.prod([sum(offset) for offset in offsets]) if offsets in _CORNERS else 1
-        yield (first * torch.linalg.cross(second, third, dim=0)).sum(0) * float(orientation)
+    for determinant in _flat_determinants(displacement):
+        yield _interior(determinant, displacement)
 
-# %% ../nbs/05_metrics.ipynb #84dd0ef1
+# %% ../nbs/05_metrics.ipynb #50951492
+def _slabs(displacement: Tensor, planes: int | None = None) -> Iterator[tuple[int, Tensor]]:
+    "The first plane and the field of overlapping slabs; each holds `planes` planes between two that are its border."
+    voxels = 100_000 if displacement.device.type == 'cpu' else 4_000_000
+    planes = planes or max(1, voxels // _strides(displacement)[0])
+    for start in range(0, displacement.shape[2] - 2, planes):
+        yield start, displacement[:, :, start:start + planes + 2]
+
+
+def _flat_maps(displacement: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    "Eight times the central determinant, number of folded tetrahedra, twelve times the folded volume; flat."
+    central = tetrahedra = volume = 0
+    for i, determinant in enumerate(_flat_determinants(displacement)):
+        if i < 8:
+            central = central + determinant if i == 0 else central.add_(determinant)
+        folded = torch.le(determinant.detach(), 0, out=torch.empty_like(determinant, requires_grad=False))
+        tetrahedra = folded if i == 0 else tetrahedra.add_(folded)
+        volume = volume - determinant.clamp(max=0) if i == 0 else volume.sub_(determinant.clamp_(max=0))
+    return central, tetrahedra, volume
+
+# %% ../nbs/05_metrics.ipynb #2086df78
 class FoldingMaps(NamedTuple):
     "What folds at each voxel that is not on the border; three tensors (X-2, Y-2, Z-2)."
     central: Tensor  # determinant by central differences
@@ -108,15 +181,11 @@ def folding_maps(
     displacement: Tensor,  # (1, 3, X, Y, Z), voxels
 ) -> FoldingMaps:
     "Central determinant, number of folded tetrahedra and non-diffeomorphic volume at each voxel."
-    central, tetrahedra, volume = 0, 0, 0
-    for i, determinant in enumerate(tetrahedral_determinants(displacement)):
-        if i < 8:
-            central = central + determinant / 8
-        tetrahedra = tetrahedra + (determinant <= 0).int()
-        volume = volume + (-determinant).clamp(min=0)
-    return FoldingMaps(central, tetrahedra, volume / 12)
+    slabs = [[_interior(measure, slab) for measure in _flat_maps(slab)] for _, slab in _slabs(displacement)]
+    central, tetrahedra, volume = (torch.cat(measures) for measures in zip(*slabs))
+    return FoldingMaps(central / 8, tetrahedra.int(), volume / 12)
 
-# %% ../nbs/05_metrics.ipynb #4d9d5659
+# %% ../nbs/05_metrics.ipynb #3fecde6f
 class Folding(NamedTuple):
     "How much of a deformation folds, in percent of the voxels in the mask; the border is left out."
     voxels_percent: float  # central-difference determinant not positive
@@ -127,29 +196,37 @@ class Folding(NamedTuple):
 def folding(
     displacement: Tensor,  # (1, 3, X, Y, Z), voxels
     mask: Tensor | None = None,  # (X, Y, Z), true inside, on the fixed grid; default: everywhere
-    planes: int = 16,  # planes of the first axis that are worked on at a time
+    planes: int | None = None,  # planes of the first axis that are worked on at a time; default: by their size
 ) -> Folding:
     "Percentage of folded voxels, folded tetrahedra and non-diffeomorphic volume."
     displacement, mask = _checked_field(displacement, mask)
-    sums = torch.zeros(4, dtype=torch.float64)
-    for start in range(0, displacement.shape[2] - 2, planes):
-        maps = folding_maps(displacement[:, :, start:start + planes + 2])
-        inside = mask[start + 1:start + planes + 1][:len(maps.central), 1:-1, 1:-1]
-        measures = (maps.central <= 0, maps.tetrahedra, maps.volume, torch.ones_like(maps.volume))
-        sums += torch.stack([measure[inside].sum(dtype=torch.float64) for measure in measures]).cpu()
-    if sums[3] == 0:
+    sums = sum(_slab_sums(slab, mask[start:start + slab.shape[2]]) for start, slab in _slabs(displacement, planes))
+    *sums, lowest, highest = torch.cat([sums, torch.stack(displacement.aminmax()).double()]).tolist()
+    if not (math.isfinite(lowest) and math.isfinite(highest)):
+        raise ValueError('folding: displacement holds NaN or infinity')
+    voxels, tetrahedra, volume, total = sums
+    if total == 0:
         raise ValueError('folding: the mask is empty inside the border; pass the mask of the fixed image')
-    return Folding(*(100 * sums[:3] / sums[3] / torch.tensor([1, 10, 1])).tolist())
+    return Folding(100 * voxels / total, 100 * tetrahedra / total / 10, 100 * volume / total / 12)
 
-# %% ../nbs/05_metrics.ipynb #faedf770
+# %% ../nbs/05_metrics.ipynb #4be48782
+def _slab_sums(displacement: Tensor, mask: Tensor) -> Tensor:
+    "Sums over the mask of folded voxels, folded tetrahedra, twelve times the volume, and of the mask; (4,), float64."
+    central, tetrahedra, volume = _flat_maps(displacement)
+    inside = F.pad(mask[1:-1, 1:-1, 1:-1].to(volume.dtype), (1, 1, 1, 1)).flatten()
+    edge = displacement.shape[4] + 1  # the flat maps start and end that far into the first and last plane
+    inside = inside[edge:-edge]
+    voxels = torch.le(central, 0, out=central)
+    measures = [measure.mul_(inside) for measure in (voxels, tetrahedra, volume)]
+    return torch.stack([measure.sum(dtype=torch.float64) for measure in (*measures, inside)])
+
+# %% ../nbs/05_metrics.ipynb #21a6b726
 def _checked_field(displacement: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     "The field in float32 or float64 and a boolean mask on its grid, or an error."
     shape = tuple(displacement.shape)
     if len(shape) != 5 or shape[:2] != (1, 3) or min(shape[2:]) < 3:
         raise ValueError(f'folding: displacement must be (1, 3, X, Y, Z) with at least 3 voxels '
                          f'along each axis, got {shape}')
-    if not torch.isfinite(displacement).all():
-        raise ValueError('folding: displacement holds NaN or infinity')
     if mask is None:
         mask = torch.ones(shape[2:], dtype=torch.bool, device=displacement.device)
     if tuple(mask.shape) != shape[2:]:

@@ -99,7 +99,7 @@ def pretraining_loss(network: nn.Module,              # a PretrainingNetwork
         loss = loss + settings.kl_weight * parts['kl']
     return loss, {name: part.detach() for name, part in parts.items()}
 
-# %% ../nbs/09_pretrain.ipynb #542454c2
+# %% ../nbs/09_pretrain.ipynb #d20193f4
 @torch.no_grad()
 def validation_dice(network: nn.Module,    # moving, fixed -> displacement or `Prediction`
                     pairs: Iterable[dict[str, torch.Tensor]],  # moving, fixed and the labels of both
@@ -122,20 +122,20 @@ def random_validation(settings: PretrainSettings,  # shape and number of the pai
                      ) -> Callable[[nn.Module], dict[str, float]]:
     "A function that scores a pretraining network on fixed random pairs."
     pairs = RandomPairs(settings.shape, seed=seed + 1_000_003, n_labels=settings.n_labels, cell=settings.cell,
-                        amplitudes=settings.amplitudes, preset=settings.preset)
+                        amplitudes=settings.amplitudes, preset=settings.preset, displacements=False)
 
     def validate(network):
         chosen = (pairs[number] for number in range(settings.validation_pairs))
         return validation_dice(network, chosen, range(settings.n_labels), settings.preset)
     return validate
 
-# %% ../nbs/09_pretrain.ipynb #58659994
+# %% ../nbs/09_pretrain.ipynb #7ad91d15
 def random_batches(settings: PretrainSettings,  # of the proxy task
                   ) -> Callable[[int, torch.Generator], dict[str, torch.Tensor]]:
     "Batches of one random pair, for `fit`."
     def make_batch(number, generator):
         return random_pair(settings.shape, generator, settings.n_labels, settings.cell, settings.amplitudes,
-                           settings.preset)
+                           settings.preset, displacements=False)
     return make_batch
 
 

@@ -147,7 +147,7 @@ def initial_run(profile: str,    # a key of `PROFILES`
     p = load_profile(profile, cohort)
     return Run('initial', profile, cohort.name, seed, p.network, test_pairs=p.test_pairs)
 
-# %% ../nbs/14_runs.ipynb #463794e0
+# %% ../nbs/14_runs.ipynb #0941572c
 # notebook -> a function of profile, cohort and seed that lists its (label, run)
 STUDIES: dict[str, Callable[[str, Cohort, int], list[tuple[str, Run]]]] = {
     '1_random_images': lambda profile, cohort, seed: [],
@@ -157,6 +157,7 @@ STUDIES: dict[str, Callable[[str, Cohort, int], list[tuple[str, Run]]]] = {
         ('SD w/ KL, 100 %', finetuning_run(profile, cohort, seed, ablation='SD w/ KL')),
         ('Baseline, 10 %', finetuning_run(profile, cohort, seed, 0.1)),
         ('SD w/ KL, 10 %', finetuning_run(profile, cohort, seed, 0.1, 'SD w/ KL'))],
+    '7_efficiency': lambda profile, cohort, seed: [],
 }
 
 

@@ -85,7 +85,7 @@ def polynomial_decay(
     epochs = -(-settings.steps // settings.steps_per_epoch)
     return settings.learning_rate * (1 - (step // settings.steps_per_epoch) / epochs) ** settings.power
 
-# %% ../nbs/08_training.ipynb #d40b4f50
+# %% ../nbs/08_training.ipynb #a6fcdb08
 def make_optimiser(
     model: nn.Module,  # its parameters that require a gradient are trained
     settings: TrainSettings,  # optimiser, learning rate, weight decay
@@ -94,7 +94,7 @@ def make_optimiser(
     learnable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not learnable:
         raise ValueError('make_optimiser: no parameter of model requires a gradient, so there is nothing to train')
-    options = dict(lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    options = dict(lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
     if settings.optimiser == 'adamw':
         return torch.optim.AdamW(learnable, **options)
     return torch.optim.Adam(learnable, amsgrad=settings.optimiser == 'amsgrad', **options)

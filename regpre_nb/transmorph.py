@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['SETTINGS', 'AUTHORS_NAMES', 'TransMorphSettings', 'settings_named', 'Encoder', 'split_windows', 'join_windows',
-           'WindowAttention', 'StochasticDepth', 'SwinBlock', 'PatchMerging', 'SwinEncoder', 'working_pair',
-           'to_image_grid', 'TransMorph', 'LoadReport', 'resize_position_table', 'load_state', 'convert_authors_state']
+           'WindowAttention', 'StochasticDepth', 'SwinBlock', 'PatchMerging', 'SwinEncoder', 'same_conv3d',
+           'SameConv3d', 'working_pair', 'to_image_grid', 'TransMorph', 'LoadReport', 'resize_position_table',
+           'load_state', 'convert_authors_state']
 
-# %% ../nbs/02_transmorph.ipynb #9962089f
+# %% ../nbs/02_transmorph.ipynb #119f8cd1
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from .spatial import compose, integrate, resize_displacement, resize_image, warp
+from .spatial import compose, integrate, interpolate, resize_displacement, resize_image, warp
 
 # %% ../nbs/02_transmorph.ipynb #4f5c68df
 @dataclass(frozen=True)
@@ -107,7 +108,13 @@ def _relative_index(window, device):
         offset = place[:, :, None] - place[:, None] + torch.tensor(window)[:, None, None] - 1
         return ((offset[0] * (2 * window[1] - 1) + offset[1]) * (2 * window[2] - 1) + offset[2]).to(device)
 
-# %% ../nbs/02_transmorph.ipynb #c2efee8d
+# %% ../nbs/02_transmorph.ipynb #f4ec0bbe
+def _attend(query, key, value, bias):
+    "Attention within each window. On a CPU PyTorch's own has no fast path for a learned bias: written out, it is quicker."
+    if query.device.type != 'cpu': return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+    return (query * query.shape[-1] ** -0.5 @ key.mT + bias).softmax(-1) @ value
+
+# %% ../nbs/02_transmorph.ipynb #ef330789
 class WindowAttention(nn.Module):
     "Multi-head attention among the tokens of a window, with a learned bias for each relative position."
     def __init__(self, channels: int,                # of a token
@@ -128,7 +135,7 @@ class WindowAttention(nn.Module):
         bias = self.position_table[index.flatten()].view(*index.shape, -1).permute(2, 0, 1)
         if mask is not None: bias = (bias + mask[:, None]).repeat(len(windows) // len(mask), 1, 1, 1)
         query, key, value = self.qkv(windows).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
+        attended = _attend(query, key, value, bias.to(query.dtype))
         return self.projection(attended.transpose(1, 2).flatten(2))
 
 # %% ../nbs/02_transmorph.ipynb #f3384504
@@ -229,10 +236,42 @@ class SwinEncoder(nn.Module):
             maps.append(self.norms[i](tokens).movedim(-1, 1))
         return maps
 
-# %% ../nbs/02_transmorph.ipynb #0862fa91
+# %% ../nbs/02_transmorph.ipynb #6db7ba47
+def same_conv3d(features: torch.Tensor,            # (B, C, X, Y, Z)
+                weight: torch.Tensor,              # (C', C, 3, 3, 3)
+                bias: torch.Tensor | None = None,  # (C',)
+               ) -> torch.Tensor:                  # (B, C', X, Y, Z)
+    "A convolution that keeps the size, with zeros outside."
+    if not _avoided_by_onednn(features): return F.conv3d(features, weight, bias, padding=1)
+    planes = features.shape[2]
+    half = -(-planes // 2)
+    padded = F.pad(features, (1, 1, 1, 1, 1, 1 + planes % 2))
+    halves = F.conv3d(torch.cat([padded[:, :, :half + 2], padded[:, :, half:]]), weight, bias)
+    return torch.cat(halves.split(1), dim=2)[:, :, :planes]
+
+
+class SameConv3d(nn.Conv3d):
+    "The layer of `same_conv3d`."
+    def __init__(self, inputs: int,       # channels
+                 outputs: int,            # channels
+                 bias: bool = True,       # learn one
+                ):
+        super().__init__(inputs, outputs, 3, padding=1, bias=bias)
+
+    def forward(self, features: torch.Tensor  # (B, inputs, X, Y, Z)
+               ) -> torch.Tensor:             # (B, outputs, X, Y, Z)
+        return same_conv3d(features, self.weight, self.bias)
+
+# %% ../nbs/02_transmorph.ipynb #3bb8e595
+def _avoided_by_onednn(features):
+    "PyTorch's rule for a kernel of three voxels, in float32 on a CPU."
+    if features.device.type != 'cpu' or features.dtype != torch.float32 or torch.is_autocast_enabled('cpu'): return False
+    return len(features) == 1 and features[0, ..., 0].numel() <= 20480
+
+# %% ../nbs/02_transmorph.ipynb #8bfa83f3
 def _unit(inputs, outputs, norm=nn.InstanceNorm3d):
     "Convolution, norm, leaky ReLU."
-    return nn.Sequential(nn.Conv3d(inputs, outputs, 3, 1, 1, bias=False), norm(outputs), nn.LeakyReLU(0.01))
+    return nn.Sequential(SameConv3d(inputs, outputs, bias=False), norm(outputs), nn.LeakyReLU(0.01))
 
 
 class _Up(nn.Module):
@@ -243,7 +282,7 @@ class _Up(nn.Module):
 
     def forward(self, coarse, skip):
         if coarse.shape[2:] != skip.shape[2:]:
-            coarse = F.interpolate(coarse, skip.shape[2:], mode='trilinear', align_corners=False)
+            coarse = interpolate(coarse, skip.shape[2:])
         return self.units(torch.cat([coarse, skip], dim=1))
 
 
@@ -252,7 +291,7 @@ class _Step(nn.Module):
     def __init__(self, channels, norm):
         super().__init__()
         self.stem, self.up = _unit(2, channels, norm), _Up(channels, channels, 16)
-        self.head = nn.Conv3d(16, 3, 3, 1, 1)
+        self.head = SameConv3d(16, 3)
         nn.init.normal_(self.head.weight, std=1e-5); nn.init.zeros_(self.head.bias)
 
     def forward(self, features, pair):
