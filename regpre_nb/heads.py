@@ -37,7 +37,7 @@ class LightDecoder(nn.Module):
         small = _normalised(self.first(features))
         return _normalised(self.second(interpolate(small, size)))
 
-# %% ../nbs/03_heads.ipynb #37ca8f15
+# %% ../nbs/03_heads.ipynb #d3fe35ae
 class Gaussian(NamedTuple):
     "A normal distribution for each component of a displacement field."
     mean: torch.Tensor       # (B, 3, X, Y, Z), voxels of its own grid
@@ -57,7 +57,8 @@ class GaussianHead(nn.Module):
 
     def forward(self, features: torch.Tensor  # (B, channels, X, Y, Z)
                ) -> Gaussian:                 # float32, on the grid of the features
-        weight, bias = (torch.cat([getattr(self.mean, name), getattr(self.log_sigma, name)]) for name in ('weight', 'bias'))
+        weight = torch.cat([self.mean.weight, self.log_sigma.weight])
+        bias = torch.cat([self.mean.bias, self.log_sigma.bias])
         mean, log_sigma = same_conv3d(features, weight, bias).float().chunk(2, dim=1)  # both in one pass
         return Gaussian(mean, log_sigma if self.preset == 'released' else log_sigma.clamp(-14, 4))
 

@@ -8,7 +8,7 @@ __all__ = ['IXI_LABELS', 'IXI_TEST_LABELS', 'IXI_GROUPS', 'PER_SUBJECT_COLUMNS',
            'LandmarkErrors', 'tre', 'side_groups', 'subject_rows', 'dice_table', 'group_structures', 'per_pair',
            'Summary', 'summarise', 'bootstrap_interval', 'PairedTest', 'paired_wilcoxon', 'holm']
 
-# %% ../nbs/05_metrics.ipynb #ddb88d34
+# %% ../nbs/05_metrics.ipynb #ecd8a111
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from scipy import stats
 from torch import Tensor
+
+from .spatial import compiled
 
 # %% ../nbs/05_metrics.ipynb #1ccad459
 _FEW_VALUES, _MANY_VALUES = 512, 2**20  # widths up to which pairs of values are counted, and values tabled
@@ -185,7 +187,7 @@ def folding_maps(
     central, tetrahedra, volume = (torch.cat(measures) for measures in zip(*slabs))
     return FoldingMaps(central / 8, tetrahedra.int(), volume / 12)
 
-# %% ../nbs/05_metrics.ipynb #3fecde6f
+# %% ../nbs/05_metrics.ipynb #f8601b3e
 class Folding(NamedTuple):
     "How much of a deformation folds, in percent of the voxels in the mask; the border is left out."
     voxels_percent: float  # central-difference determinant not positive
@@ -200,7 +202,9 @@ def folding(
 ) -> Folding:
     "Percentage of folded voxels, folded tetrahedra and non-diffeomorphic volume."
     displacement, mask = _checked_field(displacement, mask)
-    sums = sum(_slab_sums(slab, mask[start:start + slab.shape[2]]) for start, slab in _slabs(displacement, planes))
+    kernel = compiled('folding_sums', displacement, mask)
+    if kernel: sums = kernel(displacement, mask)
+    else: sums = sum(_slab_sums(slab, mask[i:i + slab.shape[2]]) for i, slab in _slabs(displacement, planes))
     *sums, lowest, highest = torch.cat([sums, torch.stack(displacement.aminmax()).double()]).tolist()
     if not (math.isfinite(lowest) and math.isfinite(highest)):
         raise ValueError('folding: displacement holds NaN or infinity')

@@ -237,7 +237,7 @@ def _deform(labels, intensities, coarse, keep):
         if keep: displacement[:, :, slab] = part
     return warped, warped_labels, displacement
 
-# %% ../nbs/01_random_images.ipynb #136c1911
+# %% ../nbs/01_random_images.ipynb #2cf4e47c
 def random_pair(shape: tuple,               # (X, Y, Z), 16 or more along each axis
                 generator: torch.Generator, # source of randomness; its device is the pair's device
                 n_labels: int = 16,         # labels that compete
@@ -254,8 +254,11 @@ def random_pair(shape: tuple,               # (X, Y, Z), 16 or more along each a
     pair = {}
     for role in ('moving', 'fixed'):
         if preset == 'released':
-            found = _released_deform(labels, intensities, random_displacement(shape, generator, cell, amplitudes, preset))
-        else: found = _deform(labels, intensities, _coarse_displacement(shape, generator, cell, amplitudes), displacements)
+            displacement = random_displacement(shape, generator, cell, amplitudes, preset)
+            found = _released_deform(labels, intensities, displacement)
+        else:
+            coarse = _coarse_displacement(shape, generator, cell, amplitudes)
+            found = _deform(labels, intensities, coarse, displacements)
         pair[role], pair[f'{role}_labels'], displacement = found
         if displacements: pair[f'{role}_displacement'] = displacement
     return pair

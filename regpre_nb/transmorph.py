@@ -108,9 +108,9 @@ def _relative_index(window, device):
         offset = place[:, :, None] - place[:, None] + torch.tensor(window)[:, None, None] - 1
         return ((offset[0] * (2 * window[1] - 1) + offset[1]) * (2 * window[2] - 1) + offset[2]).to(device)
 
-# %% ../nbs/02_transmorph.ipynb #f4ec0bbe
+# %% ../nbs/02_transmorph.ipynb #5efeaaf9
 def _attend(query, key, value, bias):
-    "Attention within each window. On a CPU PyTorch's own has no fast path for a learned bias: written out, it is quicker."
+    "Attention within each window. On a CPU, PyTorch's own has no fast path for a learned bias; this is quicker."
     if query.device.type != 'cpu': return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
     return (query * query.shape[-1] ** -0.5 @ key.mT + bias).softmax(-1) @ value
 
@@ -262,11 +262,11 @@ class SameConv3d(nn.Conv3d):
                ) -> torch.Tensor:             # (B, outputs, X, Y, Z)
         return same_conv3d(features, self.weight, self.bias)
 
-# %% ../nbs/02_transmorph.ipynb #3bb8e595
+# %% ../nbs/02_transmorph.ipynb #69d0b6b7
 def _avoided_by_onednn(features):
     "PyTorch's rule for a kernel of three voxels, in float32 on a CPU."
-    if features.device.type != 'cpu' or features.dtype != torch.float32 or torch.is_autocast_enabled('cpu'): return False
-    return len(features) == 1 and features[0, ..., 0].numel() <= 20480
+    on_cpu = features.device.type == 'cpu' and features.dtype == torch.float32 and not torch.is_autocast_enabled('cpu')
+    return on_cpu and len(features) == 1 and features[0, ..., 0].numel() <= 20480
 
 # %% ../nbs/02_transmorph.ipynb #8bfa83f3
 def _unit(inputs, outputs, norm=nn.InstanceNorm3d):
