@@ -28,28 +28,27 @@ def _window_weights(
     weights = [math.exp(-(i - window // 2)**2 / (2 * sigma**2)) for i in range(int(window))]
     return [weight / sum(weights) for weight in weights]
 
-# %% ../nbs/04_losses.ipynb #b3eb05ef
-def _box_of_neighbours(source: Tensor, window: int, scratch: list[Tensor], out: Tensor) -> Tensor:
-    "Write to `out` (k, n) the sums of `window` successive values of `source` (k, n + window - 1), by doubling."
+# %% ../nbs/04_losses.ipynb #6a5bb5ba
+def _box_along(source: Tensor, step: int, window: int, scratch: list[Tensor], out: Tensor) -> Tensor:
+    "Write to `out` (k, n) the sums of `window` values of `source` that are `step` apart, by doubling."
     partial, width, length = source, 1, out.shape[1]
     total, start = source[:, :length], 1
     while 2 * width <= window:
-        size = partial.shape[1] - width
+        size = partial.shape[1] - width * step
         scratch = scratch[::-1]
         target = scratch[0][:len(source) * size].view(-1, size)
-        partial = torch.add(partial[:, :size], partial[:, width:], out=target)
+        partial = torch.add(partial[:, :size], partial[:, width * step:], out=target)
         width *= 2
         if window & width:
-            total = torch.add(total, partial[:, start:start + length], out=out)
+            total = torch.add(total, partial[:, start * step:start * step + length], out=out)
             start += width
     return out
 
-# %% ../nbs/04_losses.ipynb #fb451051
+# %% ../nbs/04_losses.ipynb #9c6257ba
 def _window_along(source: Tensor, step: int, weights: list[float], scratch: list[Tensor], out: Tensor) -> Tensor:
     "Write to `out` (k, n) the weighted sums of values of `source` that are `step` apart; it is longer by 2 radii."
     last, length = len(weights) - 1, out.shape[1]
-    if weights[0] == 1 and step == 1: return _box_of_neighbours(source, len(weights), scratch, out)
-    if weights[0] == 1: return torch.sum(source.unfold(1, length, step), 1, out=out)
+    if weights[0] == 1: return _box_along(source, step, len(weights), scratch, out)
     shifted = [source[:, i * step:i * step + length] for i in range(last + 1)]
     pair = scratch[0][:out.numel()].view_as(out)
     torch.mul(shifted[last // 2], weights[last // 2], out=out)
@@ -96,7 +95,7 @@ class _Window:
         inside = out[max(start, 0):max(start, 0) + len(planes)]
         inside.copy_(planes[:len(inside)])
 
-# %% ../nbs/04_losses.ipynb #1d1ee943
+# %% ../nbs/04_losses.ipynb #544d8bae
 class _Sums:
     "Windowed sums of k fields, slab by slab: fill `planes` (k, size), then call `step`."
     def __init__(self, window: _Window, volume: Tensor, k: int):
@@ -106,7 +105,7 @@ class _Sums:
         self.fields, self.recent = zeros(k, window.size + 2 * margin), zeros(k, window.size + reach)
         self.planes = self.fields[:, margin:-margin]
         self.rows, self.total = zeros(k, window.size + window.lead * window.row), zeros(k, window.size)
-        self.scratch = [zeros(self.fields.numel()) for _ in range(2)]
+        self.scratch = [zeros(max(self.fields.numel(), self.recent.numel())) for _ in range(2)]
 
     def step(self) -> Tensor:
         "The sums (k, size) around the planes that lie `radius` behind those in `planes`."
