@@ -12,7 +12,6 @@ from importlib.util import find_spec
 
 import numpy as np
 import torch
-from accelerate.utils import convert_outputs_to_fp32
 from measure import pure
 from torch import nn
 
@@ -21,9 +20,9 @@ from regpre_nb.heads import PretrainingNetwork
 from regpre_nb.losses import local_ncc
 from regpre_nb.metrics import dice_per_label, folding
 from regpre_nb.pretrain import PRETRAIN, pretraining_loss, random_batches
+from regpre_nb.profiling import TrainingStep
 from regpre_nb.random_images import random_displacement, random_pair, random_shapes, random_velocity
 from regpre_nb.spatial import integrate
-from regpre_nb.training import TrainSettings, make_optimiser, share_generator
 from regpre_nb.transmorph import SETTINGS, SwinEncoder, TransMorph
 
 FAST = ' [fast]'  # the end of a contestant's name
@@ -217,20 +216,8 @@ def dices(shape: tuple) -> dict[str, Callable]:
 # Training steps
 
 def training_step(network: nn.Module, loss: Callable, shape: tuple, precision: str) -> Callable:
-    "Random pair, network, loss, backward and optimiser, put together as `fit` does."
-    generator, settings = seeded(), TrainSettings(steps=1, precision=precision)
-    optimiser = make_optimiser(network, settings)
-    make_batch = random_batches(replace(PRETRAIN['paper'], shape=shape))
-    share_generator(network.train(), generator)
-    if settings.channels_last: network.to(memory_format=torch.channels_last_3d)
-    if precision == 'bf16':  # what accelerate's `prepare` does
-        network.forward = convert_outputs_to_fp32(torch.autocast('cpu', torch.bfloat16)(network.forward))
-
-    def step():
-        optimiser.zero_grad()
-        loss(network, make_batch(0, generator))[0].backward()
-        optimiser.step()
-    return step
+    "Random pair, network, loss, backward and optimiser."
+    return TrainingStep(network, loss, random_batches(replace(PRETRAIN['paper'], shape=shape)), precision)
 
 
 def pretraining_steps(shape: tuple) -> dict[str, Callable]:

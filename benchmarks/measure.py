@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from importlib.util import find_spec
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
+
+from regpre_nb.profiling import peak_memory
 
 
 class Timing(NamedTuple):
@@ -73,14 +74,5 @@ def pure(call: Callable) -> Callable:
 
 
 def peak_megabytes(call: Callable) -> float:
-    """How much the memory of this process grows while `call` runs (Linux).
-
-    By the system's high-water mark, reset before the call. `ru_maxrss` holds the same mark, but never falls, and a
-    process starts with its parent's.
-    """
-    def peak(): return int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]) / 1024
-
-    Path('/proc/self/clear_refs').write_text('5')
-    before = peak()
-    call()
-    return peak() - before
+    "How much the memory of this process grows while `call` runs."
+    return peak_memory(call) / 2**20

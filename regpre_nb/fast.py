@@ -31,12 +31,18 @@ def _array(tensor):
     "The values of a CPU tensor, in one piece."
     return tensor.detach().contiguous().numpy()
 
-# %% ../nbs/16_fast.ipynb #dd70f581
+# %% ../nbs/16_fast.ipynb #4a8d6852
 @compile_kernel
 def _strides(shape):
     "Distance in memory to the next voxel along each axis; 0 along an axis of one voxel, which has no next."
     X, Y, Z = shape
     return np.uintp(Y * Z if X > 1 else 0), np.uintp(Z if Y > 1 else 0), np.uintp(1 if Z > 1 else 0)
+
+
+@compile_kernel
+def _row_buffers(Z):
+    "What `_cells_of_row` writes to: corner, fx, fy, fz."
+    return np.empty(Z, np.uint32), np.empty(Z, np.float32), np.empty(Z, np.float32), np.empty(Z, np.float32)
 
 
 @compile_kernel
@@ -53,14 +59,13 @@ def _cells_of_row(ux, uy, uz, x, y, shape, corner, fx, fy, fz):
         fx[z], fy[z], fz[z] = px - np.float32(i), py - np.float32(j), pz - np.float32(k)
         corner[z] = np.uint32((i * np.int32(Y) + j) * np.int32(Z) + k)
 
-# %% ../nbs/16_fast.ipynb #cf585c82
+# %% ../nbs/16_fast.ipynb #b91cb2de
 @compile_kernel
 def _warp_planes(image, displacement, warped, start, stop):
     "Add the image (C, X, Y, Z), read at x + u(x), to `warped`."
     channels, X, Y, Z = image.shape
     sx, sy, sz = _strides((X, Y, Z))
-    flat, corner = image.reshape(channels, X * Y * Z), np.empty(Z, np.uint32)
-    fx, fy, fz = np.empty(Z, np.float32), np.empty(Z, np.float32), np.empty(Z, np.float32)
+    flat, (corner, fx, fy, fz) = image.reshape(channels, X * Y * Z), _row_buffers(Z)
     for x in range(start, stop):
         for y in range(Y):
             ux, uy, uz = displacement[0, x, y], displacement[1, x, y], displacement[2, x, y]
@@ -125,14 +130,13 @@ def _scatter_row(g, strides, corner, fx, fy, fz, given):
         given[n + sx + sy] += g11 - g11 * c
         given[n + sx + sy + sz] += g11 * c
 
-# %% ../nbs/16_fast.ipynb #40d36609
+# %% ../nbs/16_fast.ipynb #8383b529
 @compile_kernel
 def _gradient_planes(image, displacement, upstream, of_image, of_displacement, start, stop):
     "Add the gradients of a warp to those of the two arrays that are not empty."
     channels, X, Y, Z = image.shape
     strides, last = _strides((X, Y, Z)), (np.float32(X - 1), np.float32(Y - 1), np.float32(Z - 1))
-    flat, corner = image.reshape(channels, X * Y * Z), np.empty(Z, np.uint32)
-    fx, fy, fz = np.empty(Z, np.float32), np.empty(Z, np.float32), np.empty(Z, np.float32)
+    flat, (corner, fx, fy, fz) = image.reshape(channels, X * Y * Z), _row_buffers(Z)
     for x in range(start, stop):
         for y in range(Y):
             ux, uy, uz = displacement[0, x, y], displacement[1, x, y], displacement[2, x, y]
@@ -309,7 +313,7 @@ def largest_noise(along: torch.Tensor,  # (C, X, 2 I), weights along x
     _in_parallel(lambda *part: _noise_winner(along, planes, node, scale, shift, winner, *part), columns, voxels)
     return torch.from_numpy(winner).view(-1, *shape)
 
-# %% ../nbs/16_fast.ipynb #cb74bc78
+# %% ../nbs/16_fast.ipynb #cce3310b
 @compile_kernel
 def _displacement_of_row(field, x, y, stride, rows):
     "Rows (3, Z) of the displacement at (x, y), from a field that is coarser along x and y, (3, X / s, Y / s, Z)."
@@ -353,8 +357,7 @@ def _deform_planes(labels, intensities, field, stride, image, warped, displaceme
     "Write image, warped labels and, unless it is empty, the displacement."
     X, Y, Z = labels.shape
     strides, flat = _strides((X, Y, Z)), labels.reshape(X * Y * Z)
-    rows, corner = np.empty((3, Z), np.float32), np.empty(Z, np.uint32)
-    fx, fy, fz = np.empty(Z, np.float32), np.empty(Z, np.float32), np.empty(Z, np.float32)
+    rows, (corner, fx, fy, fz) = np.empty((3, Z), np.float32), _row_buffers(Z)
     for x in range(start, stop):
         for y in range(Y):
             _displacement_of_row(field, x, y, stride, rows)
