@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,8 @@ class Cohort:
     test_pairs: tuple[tuple[str, str], ...]  # (moving, fixed)
     read: Callable[[str], tuple[np.ndarray, np.ndarray]]  # case -> image, labels
     keep: bool = True  # keep the cases in memory once read
+    label_set: str = 'all its labels'  # which structures count; printed with every score
+    groups: dict[str, list[str]] = field(default_factory=dict)  # group -> structures averaged in tables; empty: none
     _kept: dict = field(default_factory=dict, init=False)
 
     def image(self, case: str) -> torch.Tensor:
@@ -116,7 +119,16 @@ def write_manifest(
     return path
 
 # %% ../nbs/07_cohorts.ipynb #64d87099
-COHORTS: dict[str, Callable[[str | Path | None], Cohort]] = {}
+def _on_later_page(module: str, function: str) -> Callable[[str | Path | None], Cohort]:
+    "The function of a module of this package, imported when it is called."
+    return lambda folder: getattr(import_module(f'regpre_nb.{module}'), function)(folder)
+
+
+COHORTS: dict[str, Callable[[str | Path | None], Cohort]] = {
+    'ixi': _on_later_page('ixi', 'ixi_cohort'),
+    'labelmaps': _on_later_page('labelmaps', 'labelmaps_cohort'),
+    'folder': _on_later_page('manifest', 'folder_cohort'),
+}
 
 # %% ../nbs/07_cohorts.ipynb #af320c59
 def load_cohort(

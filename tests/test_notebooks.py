@@ -107,9 +107,9 @@ def test_readme():
 
 # Structure of the code
 
-def number(path) -> int:
-    "The place of a notebook in the reading order."
-    return int(path.stem.split('_')[0])
+def number(path) -> str:
+    "The place of a notebook in the reading order: 07, then 07a, then 08."
+    return path.stem.split('_')[0]
 
 
 def exported_module(path) -> str | None:
@@ -134,7 +134,7 @@ def test_imports_go_down(path):
     "A library notebook exports one module and imports only lower-numbered ones."
     place = {exported_module(other): number(other) for other in LIBRARY}
     assert exported_module(path)
-    wrong = {module for module in imported_modules(path) if place.get(module, 99) >= number(path)}
+    wrong = {module for module in imported_modules(path) if place.get(module, '99') >= number(path)}
     assert not wrong, f'imports {sorted(wrong)}'
 
 
