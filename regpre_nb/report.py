@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SECOND_SET', 'EXPLAINED', 'read_scores', 'Comparison', 'compare', 'score_table', 'readable', 'pair_sets', 'on_pairs',
-           'published', 'beside_paper', 'caption', 'results_folder', 'save_table', 'save_score_tables', 'save_figure',
-           'save_scores', 'save_summary', 'smoothed', 'execute_study']
+           'published', 'beside_paper', 'caption', 'results_folder', 'markdown_table', 'save_table',
+           'save_score_tables', 'save_figure', 'save_scores', 'save_summary', 'smoothed', 'execute_study']
 
 # %% ../nbs/14a_report.ipynb #c682ab1e
 import json
@@ -186,7 +186,8 @@ def results_folder(profile: str,            # a key of `PROFILES`
     return Path(root) / 'results' / (f'{profile}-{data}' + (f'-seed{seed}' if seed else ''))
 
 # %% ../nbs/14a_report.ipynb #fc31ffde
-def _markdown(frame):
+def markdown_table(frame: pd.DataFrame,  # of text
+                  ) -> str:
     "A frame as a Markdown table."
     rows = [list(frame.columns), ['---'] * len(frame.columns), *frame.astype(str).values.tolist()]
     return '\n'.join('| ' + ' | '.join(str(cell).replace('|', r'\|') for cell in row) + ' |' for row in rows)
@@ -201,7 +202,7 @@ def save_table(table: pd.DataFrame,  # numbers, for the CSV
     "Write tables/NAME.csv and tables/NAME.md."
     with replacing(folder / 'tables' / f'{name}.csv') as path: table.to_csv(path, index=False)
     with replacing(folder / 'tables' / f'{name}.md') as path:
-        path.write_text(f'{caption}\n\n{_markdown(text)}\n', encoding='utf-8')
+        path.write_text(f'{caption}\n\n{markdown_table(text)}\n', encoding='utf-8')
 
 
 def save_score_tables(scores: dict[str, pd.DataFrame],  # label -> columns of per_subject.csv, the same pairs in each

@@ -98,11 +98,11 @@ def _smoke(cohort):
                    test_pairs=6, validation_pairs=2)
 
 
-CPU_STEPS = {'hippocampus': (2000, 1500), 'labelmaps': (1500, 1200)}  # random pairs, fine-tuning steps
+CPU_STEPS = {'hippocampus': (1500, 1200), 'labelmaps': (1000, 700)}  # random pairs, fine-tuning steps
 
 
 def _cpu(cohort):
-    pretrain_steps, finetune_steps = CPU_STEPS.get(cohort.name, (600, 400))
+    pretrain_steps, finetune_steps = CPU_STEPS.get(cohort.name, (500, 300))
     quick = cohort.name == 'template'  # answers in minutes
     fractions = (1.0, 0.1) if quick else _fractions(cohort)
     common = dict(precision='bf16', log_every=10)
@@ -112,7 +112,8 @@ def _cpu(cohort):
                    TrainSettings(pretrain_steps, learning_rate=1e-3, validate_every=pretrain_steps // 4, **common),
                    FinetuneSettings(),
                    TrainSettings(finetune_steps, learning_rate=5e-4, validate_every=finetune_steps // 20, **common),
-                   fractions=fractions, same_steps=tuple(f for f in fractions if f <= 0.2), beyond=not quick)
+                   fractions=fractions, same_steps=tuple(f for f in fractions if f <= 0.1) or fractions[-1:],
+                   beyond=not quick)
 
 
 def _paper(cohort):
@@ -221,7 +222,7 @@ def _ablation(profile, cohort, seed):
             *((variant, tuned(variant=variant)) for variant in ABLATIONS)]
     if not load_profile(profile, cohort).beyond: return runs
     return [*runs, ('Released preset', tuned(variant='Released preset')),
-            *((f'SD w/ KL, {length:g} of the pairs', tuned(length=length)) for length in (0.25, 0.5))]
+            *((f'SD w/ KL, {100 * length:g} % pairs', tuned(length=length)) for length in (0.25, 0.5))]
 
 
 def _data_fraction(profile, cohort, seed):
@@ -243,6 +244,12 @@ def _in_domain(profile, cohort, seed):
             *((label, finetuning_run(profile, cohort, seed, fraction, encoder)) for label, encoder in starts.items())]
 
 
+def _claims(profile, cohort, seed):
+    "All of the runs above, as one list."
+    listed = (study(profile, cohort, seed) for study in (_ablation, _data_fraction, _in_domain))
+    return [(run.name, run) for runs in listed for _, run in runs]
+
+
 # notebook -> a function of profile, cohort and seed that lists its (label, run)
 STUDIES: dict[str, Callable[[str, Cohort, int], list[tuple[str, Run]]]] = {
     '1_random_images': lambda profile, cohort, seed: [],
@@ -250,6 +257,7 @@ STUDIES: dict[str, Callable[[str, Cohort, int], list[tuple[str, Run]]]] = {
     '3_data_fraction': _data_fraction,
     '4_in_domain': _in_domain,
     '7_efficiency': lambda profile, cohort, seed: [],
+    '8_claims': _claims,
 }
 
 
