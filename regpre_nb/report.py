@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SECOND_SET', 'EXPLAINED', 'read_scores', 'Comparison', 'compare', 'score_table', 'readable', 'pair_sets', 'on_pairs',
-           'published', 'beside_paper', 'caption', 'results_folder', 'markdown_table', 'save_table',
+           'published', 'beside_paper', 'caption', 'gpu_hours', 'results_folder', 'markdown_table', 'save_table',
            'save_score_tables', 'save_figure', 'save_scores', 'save_summary', 'smoothed', 'execute_study']
 
 # %% ../nbs/14a_report.ipynb #c682ab1e
@@ -175,6 +175,15 @@ EXPLAINED = """Dice: mean ± standard deviation over all pairs and structures, a
 the mean over subjects, that is fixed images; p: Wilcoxon signed-rank test over subjects. The last column is the
 paper's: IXI, 115 subjects, a larger network, other data; to be read beside the others, not compared with them in value.
 """.replace('\n', ' ').strip()
+
+# %% ../nbs/14a_report.ipynb #55fbf5d3
+def gpu_hours(run: Run,          # any
+              root: str | Path,  # the project's folder
+             ) -> float:         # hours on the paper's GPU
+    "How long the training of a run takes at the speed that the paper reports (section 3)."
+    if not run.training: return 0.0
+    minutes = published(root, 'text', 'minutes_per_pair')['mean'].droplevel('column')
+    return run.training.steps / 60 * minutes[f'{"Encoder-only" if run.pretrains else "Full-model"} pretraining']
 
 # %% ../nbs/14a_report.ipynb #4241ae97
 def results_folder(profile: str,            # a key of `PROFILES`

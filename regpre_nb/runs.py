@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FRACTIONS', 'CPU_STEPS', 'PROFILES', 'RELEASED', 'VARIANTS', 'IN_DOMAIN', 'STUDIES', 'Run', 'Profile', 'load_profile',
            'pretraining_run', 'in_domain_run', 'finetuning_run', 'random_only_run', 'initial_run', 'study_runs',
-           'with_pretraining', 'all_runs', 'run_folder', 'only_process', 'train']
+           'with_pretraining', 'all_runs', 'run_folder', 'only_process', 'train', 'rehearsal', 'same_step']
 
 # %% ../nbs/14_runs.ipynb #18214c7d
 import fcntl
@@ -358,10 +358,10 @@ def _score(run, network, cohort, folder):
     with replacing(folder / 'per_subject.csv') as path: scores.to_csv(path, index=False)
 
 # %% ../nbs/14_runs.ipynb #e5e9c788
-def _train(run, folder, root, progress, rank):
+def _train(run, folder, root, progress, rank, checked):
     "Train a run that is not finished; the process of rank 0 scores it and writes that it is done."
     cohort, start = load_cohort(run.data), time.time()
-    if not (run.pretrains or cohort.simulated): check(cohort)  # every file, before hours of training
+    if not (checked or run.pretrains or cohort.simulated): check(cohort)  # every file, before hours of training
     network = None
     if run.pretrains: _pretrain(run, cohort, folder, progress)
     elif run.task: network = _finetune(run, cohort, folder, root, progress)
@@ -374,9 +374,28 @@ def _train(run, folder, root, progress, rank):
 def train(run: Run,                # what to train
           root: str | Path = '.',  # the project's folder
           progress: bool = True,   # show bars
+          checked: bool = False,   # the files of the cohort are known to be sound
          ) -> Path:                # the run's folder
     "Train and score a run, unless that is done already; go on where an earlier attempt stopped."
     folder, rank = make_folder(run_folder(run, root)), int(os.environ.get('RANK', 0))
     with nullcontext() if rank else only_process(folder):  # processes that train together share the lock of the first
-        if not (folder / 'run.json').exists(): _train(run, folder, root, progress, rank)
+        if not (folder / 'run.json').exists(): _train(run, folder, root, progress, rank, checked)
     return folder
+
+# %% ../nbs/14_runs.ipynb #72d2ba4d
+def rehearsal(run: Run,  # any
+             ) -> Run:   # another key, so it never takes the place of the run
+    "The same run cut to one step, one validation pair and one test pair."
+    def once(settings):
+        return replace(settings, validation_pairs=1) if isinstance(settings, PretrainSettings) else settings
+
+    training = run.training and replace(run.training, steps=1, steps_per_epoch=1, validate_every=1)
+    return replace(run, training=training, task=once(run.task), pairs=once(run.pairs), test_pairs=1, validation_pairs=1,
+                   encoder=run.encoder and rehearsal(run.encoder))
+
+
+def same_step(run: Run,  # any
+             ) -> str:   # equal for runs whose single steps are alike
+    "What decides what happens in one step of a run, whichever images it is shown."
+    start = same_step(run.encoder) if run.encoder else ''
+    return replace(rehearsal(run), name='', fraction=1.0, encoder=None).key + start
