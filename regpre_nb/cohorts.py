@@ -280,7 +280,7 @@ def _hippocampus(folder: str | Path | None) -> Cohort:
         name='hippocampus', description='real MR crops of the hippocampus, different people (MSD Task 4)',
         simulated=False, shape=shape, spacing=(1., 1., 1.), structures=structures, atlas=None, train=train,
         validation=tuple(dict.fromkeys(case for pair in validation_pairs for case in pair)),
-        validation_pairs=validation_pairs, test_pairs=test_pairs,
+        validation_pairs=validation_pairs, test_pairs=test_pairs, label_set='anterior and posterior part',
         read=partial(_read_files, images=images, labels=labels, structures=structures, shape=shape))
 
 
@@ -409,6 +409,7 @@ def _template_cohort(folder: str | Path | None) -> Cohort:
     return Cohort(
         name='template', description='simulated from the MNI152 average brain', simulated=True,
         shape=(48, 64, 48), spacing=(3.5, 3.5, 3.5), structures=TEMPLATE_STRUCTURES, atlas='atlas',
+        label_set='grey and white matter of each side, inner fluid',
         train=train, validation=validation, validation_pairs=tuple(('atlas', case) for case in validation),
         test_pairs=tuple(('atlas', case) for case in test), read=_simulate)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT / '_docs'
-RUNS = ('cpu-hippocampus', 'cpu-template')  # whose outputs the study pages show, best first
+RUNS = ('cpu-hippocampus', 'cpu-labelmaps', 'cpu-template')  # whose outputs the study pages show, best first
 
 DIRECTIVE = re.compile(r'^#\|\s*([\w-]+):?[ \t]*(.*)\n?', re.M)
 SHOWN = re.compile(r'\A---\n+(?:\[source\][^\n]*\n+)?#{2,4} (\S+)\n+', re.M)
@@ -109,8 +109,10 @@ def own_links(text: str, labels: set[str], base: str) -> str:
 
 
 def contents(pages: list[str]) -> str:
-    "The site's table of contents: the library in reading order, then the studies."
-    groups = {'Library': [p for p in pages if '/' not in p and p != 'index'], 'Studies': [p for p in pages if '/' in p]}
+    "The site's table of contents: the library in reading order, then the studies and what they found."
+    groups = {'Library': [p for p in pages if '/' not in p and p != 'index'],
+              'Studies': [p for p in pages if p.startswith('studies/')],
+              'Results': [p for p in pages if p.startswith('results/')]}
     blocks = ['\n'.join(['```{toctree}', ':hidden:', f':caption: {caption}', '', *names, '```'])
               for caption, names in groups.items() if names]
     return '\n\n'.join(blocks)
@@ -136,6 +138,21 @@ def render() -> Path:
     return proc_nbs(n_workers=0, force=True)
 
 
+def copy_results(folder: Path) -> list[str]:
+    "Put the claims pages with their tables and figures beside the notebooks; the names of the pages."
+    found = [run for run in RUNS if (ROOT / 'results' / run / 'README.md').exists()]
+    for run in found:
+        source, target = ROOT / 'results' / run, folder / 'results' / run
+        shutil.copytree(source / 'figures', target / 'figures', ignore=shutil.ignore_patterns('*.pdf'))
+        shutil.copy(source / 'README.md', target)
+        (target / 'tables').mkdir()
+        for table in (source / 'tables').glob('*.md'):  # linked from the page, in no list of contents
+            text = table.read_text(encoding='utf-8')
+            (target / 'tables' / table.name).write_text(f'---\norphan: true\n---\n\n# {table.stem}\n\n{text}',
+                                                        encoding='utf-8')
+    return [f'results/{run}/README' for run in found]
+
+
 def write_sources() -> Path:
     "Write the notebooks that Sphinx reads; the folder that holds them."
     from nbdev.config import get_config
@@ -147,7 +164,7 @@ def write_sources() -> Path:
         rendered, original = (json.loads(p.read_text(encoding='utf-8')) for p in (path, ROOT / 'nbs' / name))
         pages[name] = page(rendered, original, name, labels)
     if 'index.ipynb' not in pages: sys.exit('docs: nbs/index.ipynb is missing; it is the first page of the site')
-    toctrees = contents([name.removesuffix('.ipynb') for name in pages])
+    toctrees = contents([name.removesuffix('.ipynb') for name in pages] + copy_results(SITE / 'source'))
     pages['index.ipynb']['cells'].append(markdown(toctrees) | {'id': 'contents'})
     base = f'{config.doc_host}{config.doc_baseurl}'
     for name, notebook in pages.items():
