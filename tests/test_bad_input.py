@@ -58,7 +58,7 @@ def test_unknown_profile(tmp_path):
 
 
 def test_unknown_data():
-    refused(regpre('reproduce', '--data', 'hippo', '--root', ROOT), 'hippo:', 'hippocampus, template')
+    refused(regpre('reproduce', '--data', 'hippo', '--root', ROOT), 'hippo:', 'folder, hippocampus, ixi, labelmaps, template')
 
 
 @pytest.mark.parametrize('command', [('runs',), ('train', 'initial')], ids=lambda command: command[0])
