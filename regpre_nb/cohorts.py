@@ -50,7 +50,7 @@ class Cohort:
     validation_pairs: tuple[tuple[str, str], ...]  # (moving, fixed)
     test_pairs: tuple[tuple[str, str], ...]  # (moving, fixed)
     read: Callable[[str], tuple[np.ndarray, np.ndarray]]  # case -> image, labels
-    keep: bool = True  # keep every case in memory once read; else the atlas and the last one
+    keep: bool = True  # keep every case in memory once read; else the atlas and the last two
     label_set: str = 'all its labels'  # which structures count; printed with every score
     groups: dict[str, list[str]] = field(default_factory=dict)  # group -> structures averaged in tables; empty: none
     _kept: dict = field(default_factory=dict, init=False)
@@ -85,7 +85,7 @@ class Cohort:
                              f'choose one of its {len(self.cases)}, for instance {self.cases[0]}.')
         image, labels = (torch.from_numpy(np.ascontiguousarray(a))[None] for a in self.read(case))
         if not self.keep:
-            for other in set(self._kept) - {self.atlas}:
+            for other in [c for c in self._kept if c != self.atlas][:-1]:
                 self._kept.pop(other, None)
         self._kept[case] = image, labels
         return image, labels
