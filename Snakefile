@@ -2,7 +2,8 @@
 # Started by `regpre reproduce`, which sets the configuration; on a cluster: snakemake --executor slurm --config ...
 from pathlib import Path
 
-from regpre_nb.runs import STUDIES, all_runs, results_folder, run_folder, study_runs
+from regpre_nb.report import results_folder
+from regpre_nb.runs import STUDIES, all_runs, run_folder, study_runs
 
 PROFILE, DATA, SEED = config['profile'], config['data'], int(config['seed'])
 ASKED = dict(profile=PROFILE, data=DATA, seed=SEED)

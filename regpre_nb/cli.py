@@ -135,7 +135,7 @@ def reproduce(
     cores: Annotated[int, typer.Option(help='Runs at a time on a CPU; 0: one per core.')] = 0,
 ) -> None:
     "Train what is not trained yet, draw every table and figure, and print the tables."
-    from regpre_nb.runs import results_folder
+    from regpre_nb.report import results_folder
     root, cohort = _project(root), _checked_cohort(profile, data)
     results = make_folder(results_folder(profile, data, seed, root))
     if _make_all(root, cores, f'profile={profile}', f'data={data}', f'seed={seed}'):
@@ -184,7 +184,7 @@ def study(
     root: RootOption = Path('.'),
 ) -> None:
     "Execute one study notebook; runs that are missing are trained in it."
-    from regpre_nb.runs import execute_study
+    from regpre_nb.report import execute_study
     typer.echo(str(execute_study(name, profile, data, seed, _project(root))))
 
 # %% ../nbs/15_cli.ipynb #09de4cad

@@ -52,7 +52,7 @@ class Cohort:
     read: Callable[[str], tuple[np.ndarray, np.ndarray]]  # case -> image, labels
     keep: bool = True  # keep every case in memory once read; else the atlas and the last two
     label_set: str = 'all its labels'  # which structures count; printed with every score
-    groups: dict[str, list[str]] = field(default_factory=dict)  # group -> structures averaged in tables; empty: none
+    groups: dict[str, list[str]] | None = None  # group -> structures that are averaged first in tables
     _kept: dict = field(default_factory=dict, init=False)
 
     def image(self, case: str) -> torch.Tensor:

@@ -161,13 +161,15 @@ def finetune(network: TransMorph,         # trained in place; ends with the best
              training: TrainSettings,     # the optimisation
              folder: str | Path,          # of this run
              encoder: str | Path | None = None,  # pretrained encoder; None trains from scratch
+             batches: Callable | None = None,   # (number, generator) -> batch; pairs of the cases by default
+             validate: Callable | None = None,  # chooses the checkpoint; Dice of the validation pairs by default
              progress: bool = True,       # show a bar
             ) -> FitResult:
     "Train a registration network, from scratch or from an encoder; writes `model.safetensors` into the folder."
     if encoder is not None: transfer_encoder(network, encoder)
-    batches = cohort_batches(cohort, cases, training.seed, settings.flips)
-    result = fit(network, partial(registration_loss, settings=settings), batches, training, folder,
-                 cohort_validation(cohort, settings.preset), progress)
+    batches = batches or cohort_batches(cohort, cases, training.seed, settings.flips)
+    validate = validate or cohort_validation(cohort, settings.preset)
+    result = fit(network, partial(registration_loss, settings=settings), batches, training, folder, validate, progress)
     load_weights(network, result.folder / 'best.safetensors')
     save_weights(network, result.folder / 'model.safetensors', network=asdict(network.settings),
                  finetuning=asdict(settings), training=asdict(training), cohort=cohort.name, score=result.best_score)

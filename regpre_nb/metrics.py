@@ -6,7 +6,7 @@
 __all__ = ['IXI_LABELS', 'IXI_TEST_LABELS', 'IXI_VALIDATION_LABELS', 'IXI_GROUPS', 'PER_SUBJECT_COLUMNS', 'joint_histogram',
            'dice_per_label', 'tetrahedral_determinants', 'FoldingMaps', 'folding_maps', 'Folding', 'folding',
            'ndv_percent', 'LandmarkErrors', 'tre', 'ixi_classes', 'side_groups', 'subject_rows', 'dice_table',
-           'group_structures', 'per_pair', 'Summary', 'summarise', 'bootstrap_interval', 'PairedTest',
+           'group_structures', 'per_pair', 'per_subject', 'Summary', 'summarise', 'bootstrap_interval', 'PairedTest',
            'paired_wilcoxon', 'holm']
 
 # %% ../nbs/05_metrics.ipynb #ecd8a111
@@ -392,6 +392,15 @@ def _require_columns(frame: pd.DataFrame) -> None:
     twice = frame[frame.duplicated(['pair', 'structure'])]
     if len(twice):
         raise ValueError(f'per_subject.csv: {twice.iloc[0]["pair"]} has {twice.iloc[0]["structure"]} more than once')
+
+# %% ../nbs/05_metrics.ipynb #72533834
+def per_subject(
+    frame: pd.DataFrame,  # long form, the columns of per_subject.csv
+    groups: Mapping[str, Sequence[str]] | None = None,  # average structures in groups first
+) -> pd.DataFrame:  # index: the fixed case; columns dice and ndv_percent (means over its pairs), pairs (their number)
+    "One row per fixed image."
+    pairs = per_pair(frame, groups).groupby('fixed', sort=False)
+    return pairs[['dice', 'ndv_percent']].mean().assign(pairs=pairs.size())
 
 # %% ../nbs/05_metrics.ipynb #0cd1f68d
 class Summary(NamedTuple):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRETRAIN', 'PRETRAIN_TRAINING', 'ABLATIONS', 'PretrainSettings', 'distillation', 'pretraining_loss',
-           'validation_dice', 'random_validation', 'random_batches', 'pretrain']
+           'validation_dice', 'random_validation', 'random_batches', 'loss_validation', 'pretrain']
 
 # %% ../nbs/09_pretrain.ipynb #a10be4b2
 from collections.abc import Callable, Iterable, Sequence
@@ -21,7 +21,7 @@ from .losses import diffusion, gaussian_kl, local_ncc, one_hot, soft_dice
 from .metrics import dice_per_label
 from .random_images import AMPLITUDES, RandomPairs, random_pair
 from .spatial import warp
-from .training import FitResult, TrainSettings, fit, load_weights, save_weights
+from .training import FitResult, TrainSettings, fit, load_weights, save_weights, step_generator
 
 # %% ../nbs/09_pretrain.ipynb #3ea57608
 @dataclass(frozen=True)
@@ -139,6 +139,22 @@ def random_batches(settings: PretrainSettings,  # of the proxy task
     return make_batch
 
 
+def loss_validation(make_batch: Callable,        # (number, generator) -> batch without labels
+                    settings: PretrainSettings,  # switches of equation 1
+                    seed: int = 0,               # of the run; the batches of a seed never change
+                   ) -> Callable[[nn.Module], dict[str, float]]:
+    "A function that scores a pretraining network where there are no labels: minus its loss on fixed batches."
+    @torch.no_grad()
+    def validate(network):
+        device, losses = next(network.parameters()).device, []
+        for number in range(settings.validation_pairs):
+            batch = make_batch(number, step_generator(seed + 1_000_003, number))
+            batch = {name: tensor.to(device) for name, tensor in batch.items()}
+            losses.append(pretraining_loss(network, batch, settings)[0].item())
+        return {'score': -float(np.mean(losses)), 'loss': float(np.mean(losses))}
+    return validate
+
+
 def pretrain(encoder: nn.Module,          # any `Encoder`; trained in place
              settings: PretrainSettings,  # the proxy task
              training: TrainSettings,     # the optimisation
@@ -146,12 +162,13 @@ def pretrain(encoder: nn.Module,          # any `Encoder`; trained in place
              resolution: float = 0.5,     # working grid relative to the image
              record: dict | None = None,  # kept with the exported weights, for instance the encoder's settings
              make_batch: Callable | None = None,  # (number, generator) -> batch; random pairs by default
+             validate: Callable | None = None,    # chooses the checkpoint; Dice of fixed random pairs by default
              progress: bool = True,       # show a bar
             ) -> FitResult:
     "Pretrain an encoder by registering random pairs; writes `encoder.safetensors` into the folder."
     network = PretrainingNetwork(encoder, resolution, sample=settings.sample, preset=settings.preset)
     result = fit(network, partial(pretraining_loss, settings=settings), make_batch or random_batches(settings),
-                 training, folder, random_validation(settings, training.seed), progress)
+                 training, folder, validate or random_validation(settings, training.seed), progress)
     load_weights(network, result.folder / 'best.safetensors')
     save_weights(network.encoder, result.folder / 'encoder.safetensors', pretraining=asdict(settings),
                  training=asdict(training), score=result.best_score, **(record or {}))

@@ -18,7 +18,8 @@ from conftest import ROOT, parsed
 from matplotlib.image import imread
 
 from regpre_nb.cohorts import load_cohort
-from regpre_nb.runs import STUDIES, all_runs, read_scores, run_folder, score_table, study_runs
+from regpre_nb.report import read_scores, score_table
+from regpre_nb.runs import STUDIES, all_runs, run_folder, study_runs, with_pretraining
 
 ASKED = '--profile', 'smoke', '--data', 'template'
 SMOKE = dict(profile='smoke', data='template')
