@@ -40,8 +40,9 @@ def sound(tmp_path_factory):
 def keys(sound):
     "The keys of three smoke runs."
     cohort = load_cohort('hippocampus', sound)
-    return {'initial': initial_run('smoke', cohort, 0), 'pretrain': pretraining_run('smoke', cohort, 0),
-            'finetune': finetuning_run('smoke', cohort, 0, ablation='SD w/ KL')}
+    pretrain = pretraining_run('smoke', cohort, 0)
+    return {'initial': initial_run('smoke', cohort, 0), 'pretrain': pretrain,
+            'finetune': finetuning_run('smoke', cohort, 0, encoder=pretrain)}
 
 
 @pytest.fixture
