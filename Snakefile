@@ -22,7 +22,10 @@ def needed_by_run(wildcards):
 
 
 def needed_by_study(wildcards):
-    return [finished(run) for run in study_runs(wildcards.study, **ASKED).values()]
+    # the claims come last, as their page lists the tables and figures of all others
+    others = STUDIES if wildcards.study == '8_claims' else ()
+    return [*(finished(run) for run in study_runs(wildcards.study, **ASKED).values()),
+            *(str(RESULTS / 'notebooks' / f'{study}.ipynb') for study in others if study != '8_claims')]
 
 
 wildcard_constraints:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SECOND_SET', 'EXPLAINED', 'read_scores', 'Comparison', 'compare', 'score_table', 'readable', 'pair_sets', 'on_pairs',
-           'published', 'beside_paper', 'caption', 'results_folder', 'save_table', 'save_score_tables', 'save_figure',
-           'save_scores', 'save_summary', 'smoothed', 'execute_study']
+           'published', 'beside_paper', 'caption', 'gpu_hours', 'results_folder', 'markdown_table', 'save_table',
+           'save_score_tables', 'save_figure', 'save_scores', 'save_summary', 'smoothed', 'execute_study']
 
 # %% ../nbs/14a_report.ipynb #c682ab1e
 import json
@@ -176,6 +176,15 @@ the mean over subjects, that is fixed images; p: Wilcoxon signed-rank test over 
 paper's: IXI, 115 subjects, a larger network, other data; to be read beside the others, not compared with them in value.
 """.replace('\n', ' ').strip()
 
+# %% ../nbs/14a_report.ipynb #55fbf5d3
+def gpu_hours(run: Run,          # any
+              root: str | Path,  # the project's folder
+             ) -> float:         # hours on the paper's GPU
+    "How long the training of a run takes at the speed that the paper reports (section 3)."
+    if not run.training: return 0.0
+    minutes = published(root, 'text', 'minutes_per_pair')['mean'].droplevel('column')
+    return run.training.steps / 60 * minutes[f'{"Encoder-only" if run.pretrains else "Full-model"} pretraining']
+
 # %% ../nbs/14a_report.ipynb #4241ae97
 def results_folder(profile: str,            # a key of `PROFILES`
                    data: str,               # name of a cohort
@@ -186,7 +195,8 @@ def results_folder(profile: str,            # a key of `PROFILES`
     return Path(root) / 'results' / (f'{profile}-{data}' + (f'-seed{seed}' if seed else ''))
 
 # %% ../nbs/14a_report.ipynb #fc31ffde
-def _markdown(frame):
+def markdown_table(frame: pd.DataFrame,  # of text
+                  ) -> str:
     "A frame as a Markdown table."
     rows = [list(frame.columns), ['---'] * len(frame.columns), *frame.astype(str).values.tolist()]
     return '\n'.join('| ' + ' | '.join(str(cell).replace('|', r'\|') for cell in row) + ' |' for row in rows)
@@ -201,7 +211,7 @@ def save_table(table: pd.DataFrame,  # numbers, for the CSV
     "Write tables/NAME.csv and tables/NAME.md."
     with replacing(folder / 'tables' / f'{name}.csv') as path: table.to_csv(path, index=False)
     with replacing(folder / 'tables' / f'{name}.md') as path:
-        path.write_text(f'{caption}\n\n{_markdown(text)}\n', encoding='utf-8')
+        path.write_text(f'{caption}\n\n{markdown_table(text)}\n', encoding='utf-8')
 
 
 def save_score_tables(scores: dict[str, pd.DataFrame],  # label -> columns of per_subject.csv, the same pairs in each

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FRACTIONS', 'CPU_STEPS', 'PROFILES', 'RELEASED', 'VARIANTS', 'IN_DOMAIN', 'STUDIES', 'Run', 'Profile', 'load_profile',
            'pretraining_run', 'in_domain_run', 'finetuning_run', 'random_only_run', 'initial_run', 'study_runs',
-           'with_pretraining', 'all_runs', 'run_folder', 'only_process', 'train']
+           'with_pretraining', 'all_runs', 'run_folder', 'only_process', 'train', 'rehearsal', 'same_step']
 
 # %% ../nbs/14_runs.ipynb #18214c7d
 import fcntl
@@ -98,11 +98,11 @@ def _smoke(cohort):
                    test_pairs=6, validation_pairs=2)
 
 
-CPU_STEPS = {'hippocampus': (2000, 1500), 'labelmaps': (1500, 1200)}  # random pairs, fine-tuning steps
+CPU_STEPS = {'hippocampus': (1500, 1200), 'labelmaps': (1000, 700)}  # random pairs, fine-tuning steps
 
 
 def _cpu(cohort):
-    pretrain_steps, finetune_steps = CPU_STEPS.get(cohort.name, (600, 400))
+    pretrain_steps, finetune_steps = CPU_STEPS.get(cohort.name, (500, 300))
     quick = cohort.name == 'template'  # answers in minutes
     fractions = (1.0, 0.1) if quick else _fractions(cohort)
     common = dict(precision='bf16', log_every=10)
@@ -112,7 +112,8 @@ def _cpu(cohort):
                    TrainSettings(pretrain_steps, learning_rate=1e-3, validate_every=pretrain_steps // 4, **common),
                    FinetuneSettings(),
                    TrainSettings(finetune_steps, learning_rate=5e-4, validate_every=finetune_steps // 20, **common),
-                   fractions=fractions, same_steps=tuple(f for f in fractions if f <= 0.2), beyond=not quick)
+                   fractions=fractions, same_steps=tuple(f for f in fractions if f <= 0.1) or fractions[-1:],
+                   beyond=not quick)
 
 
 def _paper(cohort):
@@ -221,7 +222,7 @@ def _ablation(profile, cohort, seed):
             *((variant, tuned(variant=variant)) for variant in ABLATIONS)]
     if not load_profile(profile, cohort).beyond: return runs
     return [*runs, ('Released preset', tuned(variant='Released preset')),
-            *((f'SD w/ KL, {length:g} of the pairs', tuned(length=length)) for length in (0.25, 0.5))]
+            *((f'SD w/ KL, {100 * length:g} % pairs', tuned(length=length)) for length in (0.25, 0.5))]
 
 
 def _data_fraction(profile, cohort, seed):
@@ -243,6 +244,12 @@ def _in_domain(profile, cohort, seed):
             *((label, finetuning_run(profile, cohort, seed, fraction, encoder)) for label, encoder in starts.items())]
 
 
+def _claims(profile, cohort, seed):
+    "All of the runs above, as one list."
+    listed = (study(profile, cohort, seed) for study in (_ablation, _data_fraction, _in_domain))
+    return [(run.name, run) for runs in listed for _, run in runs]
+
+
 # notebook -> a function of profile, cohort and seed that lists its (label, run)
 STUDIES: dict[str, Callable[[str, Cohort, int], list[tuple[str, Run]]]] = {
     '1_random_images': lambda profile, cohort, seed: [],
@@ -250,6 +257,7 @@ STUDIES: dict[str, Callable[[str, Cohort, int], list[tuple[str, Run]]]] = {
     '3_data_fraction': _data_fraction,
     '4_in_domain': _in_domain,
     '7_efficiency': lambda profile, cohort, seed: [],
+    '8_claims': _claims,
 }
 
 
@@ -350,10 +358,10 @@ def _score(run, network, cohort, folder):
     with replacing(folder / 'per_subject.csv') as path: scores.to_csv(path, index=False)
 
 # %% ../nbs/14_runs.ipynb #e5e9c788
-def _train(run, folder, root, progress, rank):
+def _train(run, folder, root, progress, rank, checked):
     "Train a run that is not finished; the process of rank 0 scores it and writes that it is done."
     cohort, start = load_cohort(run.data), time.time()
-    if not (run.pretrains or cohort.simulated): check(cohort)  # every file, before hours of training
+    if not (checked or run.pretrains or cohort.simulated): check(cohort)  # every file, before hours of training
     network = None
     if run.pretrains: _pretrain(run, cohort, folder, progress)
     elif run.task: network = _finetune(run, cohort, folder, root, progress)
@@ -366,9 +374,28 @@ def _train(run, folder, root, progress, rank):
 def train(run: Run,                # what to train
           root: str | Path = '.',  # the project's folder
           progress: bool = True,   # show bars
+          checked: bool = False,   # the files of the cohort are known to be sound
          ) -> Path:                # the run's folder
     "Train and score a run, unless that is done already; go on where an earlier attempt stopped."
     folder, rank = make_folder(run_folder(run, root)), int(os.environ.get('RANK', 0))
     with nullcontext() if rank else only_process(folder):  # processes that train together share the lock of the first
-        if not (folder / 'run.json').exists(): _train(run, folder, root, progress, rank)
+        if not (folder / 'run.json').exists(): _train(run, folder, root, progress, rank, checked)
     return folder
+
+# %% ../nbs/14_runs.ipynb #72d2ba4d
+def rehearsal(run: Run,  # any
+             ) -> Run:   # another key, so it never takes the place of the run
+    "The same run cut to one step, one validation pair and one test pair."
+    def once(settings):
+        return replace(settings, validation_pairs=1) if isinstance(settings, PretrainSettings) else settings
+
+    training = run.training and replace(run.training, steps=1, steps_per_epoch=1, validate_every=1)
+    return replace(run, training=training, task=once(run.task), pairs=once(run.pairs), test_pairs=1, validation_pairs=1,
+                   encoder=run.encoder and rehearsal(run.encoder))
+
+
+def same_step(run: Run,  # any
+             ) -> str:   # equal for runs whose single steps are alike
+    "What decides what happens in one step of a run, whichever images it is shown."
+    start = same_step(run.encoder) if run.encoder else ''
+    return replace(rehearsal(run), name='', fraction=1.0, encoder=None).key + start

@@ -19,7 +19,7 @@ from matplotlib.image import imread
 
 from regpre_nb.cohorts import load_cohort
 from regpre_nb.report import read_scores, score_table
-from regpre_nb.runs import STUDIES, all_runs, run_folder, study_runs, with_pretraining
+from regpre_nb.runs import STUDIES, all_runs, run_folder, study_runs
 
 ASKED = '--profile', 'smoke', '--data', 'template'
 SMOKE = dict(profile='smoke', data='template')
@@ -127,7 +127,7 @@ def test_results(project):
         notebook = json.loads((folder / 'notebooks' / f'{study}.ipynb').read_text(encoding='utf-8'))
         outputs = [output for cell in notebook['cells'] for output in cell.get('outputs', [])]
         assert outputs and not [output for output in outputs if output['output_type'] == 'error']
-    tables, figures = written('save_table'), written('save_figure')
+    tables, figures = written('save_table') + written('save_score_tables'), written('save_figure')
     assert tables and figures
     found = {f'{kind}/{path.name}' for kind in ('tables', 'figures') for path in (folder / kind).iterdir()}
     assert found == {f'tables/{name}.{kind}' for name in tables for kind in ('csv', 'md')} | {
@@ -163,7 +163,7 @@ def test_second_call_does_nothing(project, known):
 
 def test_lost_run(project):
     "A run that is gone is done again with the same outcome, and the study that needs it; nothing else is."
-    lost = study_runs('2_ablation', **SMOKE)['Baseline, 10 %']
+    lost = study_runs('3_data_fraction', **SMOKE)['W/o pretraining, 50 %']
     folder = run_folder(lost, project)
     scores, before = (folder / 'per_subject.csv').read_bytes(), ages(project / 'runs', project / 'results')
     shutil.rmtree(folder)
@@ -173,7 +173,7 @@ def test_lost_run(project):
     assert after.keys() == before.keys()
     again = {Path(path).relative_to(project) for path, age in after.items() if age != before[path]}
     assert folder.relative_to(project) / 'run.json' in again
-    assert RESULTS / 'notebooks' / '2_ablation.ipynb' in again
+    assert RESULTS / 'notebooks' / '3_data_fraction.ipynb' in again and RESULTS / 'README.md' in again
     assert not [path for path in again if path.name.endswith('.safetensors') and path.parent.name != lost.key]
     others = {run.key for run in all_runs(**SMOKE)} - {lost.key}
     assert not [path for path in again if others & set(path.parts)]
