@@ -50,7 +50,7 @@ class Cohort:
     validation_pairs: tuple[tuple[str, str], ...]  # (moving, fixed)
     test_pairs: tuple[tuple[str, str], ...]  # (moving, fixed)
     read: Callable[[str], tuple[np.ndarray, np.ndarray]]  # case -> image, labels
-    keep: bool = True  # keep the cases in memory once read
+    keep: bool = True  # keep every case in memory once read; else the atlas and the last two
     label_set: str = 'all its labels'  # which structures count; printed with every score
     groups: dict[str, list[str]] | None = None  # group -> structures that are averaged first in tables
     _kept: dict = field(default_factory=dict, init=False)
@@ -78,14 +78,16 @@ class Cohort:
 
     def _get(self, case: str) -> tuple[torch.Tensor, torch.Tensor]:
         "Image and labels as tensors, from memory if they were read before."
-        if case in self._kept:
-            return self._kept[case]
+        if found := self._kept.get(case):
+            return found
         if case not in self.cases:
             raise InputError(f'{case}: no case of the cohort {self.name}; '
                              f'choose one of its {len(self.cases)}, for instance {self.cases[0]}.')
         image, labels = (torch.from_numpy(np.ascontiguousarray(a))[None] for a in self.read(case))
-        if self.keep:
-            self._kept[case] = image, labels
+        if not self.keep:
+            for other in [c for c in self._kept if c != self.atlas][:-1]:
+                self._kept.pop(other, None)
+        self._kept[case] = image, labels
         return image, labels
 
 # %% ../nbs/07_cohorts.ipynb #b6b262bc
@@ -141,10 +143,10 @@ def load_cohort(
     return COHORTS[name](folder)
 
 # %% ../nbs/07_cohorts.ipynb #c6da49ac
-def _data_folder(folder: str | Path | None) -> Path:
-    "The folder given, or the one that REGPRE_DATA names."
+def _data_folder(folder: str | Path | None, otherwise: str = ' or run `regpre data hippocampus`') -> Path:
+    "The folder given, or the one that REGPRE_DATA names; `otherwise` ends the advice where there is none."
     folder = folder or os.environ.get('REGPRE_DATA')
-    remedy = 'set REGPRE_DATA to your data folder or run `regpre data hippocampus`.'
+    remedy = f'set REGPRE_DATA to your data folder{otherwise}.'
     if not folder:
         raise InputError(f'REGPRE_DATA is not set; {remedy}')
     if not Path(folder).is_dir():

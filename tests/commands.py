@@ -1,4 +1,4 @@
-"What tests of the command line share: the installed command, and a tiny cohort laid out as the hippocampus data."
+"What tests of the command line share: the installed command, and tiny cohorts laid out as the real ones."
 import csv
 import os
 import subprocess
@@ -7,6 +7,8 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+
+from regpre_nb.ixi import make_ixi_like
 
 BIN = Path(sys.executable).parent
 COMMAND = str(BIN / 'regpre')
@@ -62,3 +64,22 @@ def hippocampus_like(folder: Path) -> Path:
     for file, head, rows in tables:
         with open(root / file, 'w', newline='') as out: csv.writer(out).writerows([head, *rows])
     return root
+
+
+def ixi_like(folder: Path, shape: tuple[int, int, int] = (32, 48, 32), counts: tuple[int, int, int] = (4, 2, 3),
+             marked: bool = True) -> Path:
+    "Fill a data folder with pickles in IXI's format, each another; without the mark they pass for the real ones."
+    root = make_ixi_like(folder, shape, counts, distinct=sum(counts))
+    if not marked: (root / 'MADE_UP').unlink()
+    return root
+
+
+def listed(folder: Path, count: int = 6) -> Path:
+    "Fill a folder with made-up cases and the manifest that lists them; returns the manifest."
+    folder.mkdir(parents=True, exist_ok=True)
+    for n in range(count):
+        for voxels, kind in zip(case(f'{n}'), ('image', 'labels')): save(folder / f'{n}_{kind}.nii.gz', voxels)
+    rows = [(f'case{n}', f'{n}_image.nii.gz', f'{n}_labels.nii.gz') for n in range(count)]
+    with open(folder / 'manifest.csv', 'w', newline='') as out:
+        csv.writer(out).writerows([('case', 'image', 'labels'), *rows])
+    return folder / 'manifest.csv'

@@ -1,11 +1,13 @@
 "What a user gives and the package cannot use ends the installed command with one clear sentence and exit code 2."
+import os
+import pickle
 import re
 import shutil
 import subprocess
 
 import numpy as np
 import pytest
-from commands import case, hippocampus_like, name, regpre, save
+from commands import case, hippocampus_like, ixi_like, listed, name, regpre, save
 from conftest import ROOT
 
 from regpre_nb.cli import main
@@ -38,8 +40,9 @@ def sound(tmp_path_factory):
 def keys(sound):
     "The keys of three smoke runs."
     cohort = load_cohort('hippocampus', sound)
-    return {'initial': initial_run('smoke', cohort, 0), 'pretrain': pretraining_run('smoke', cohort, 0),
-            'finetune': finetuning_run('smoke', cohort, 0, ablation='SD w/ KL')}
+    pretrain = pretraining_run('smoke', cohort, 0)
+    return {'initial': initial_run('smoke', cohort, 0), 'pretrain': pretrain,
+            'finetune': finetuning_run('smoke', cohort, 0, encoder=pretrain)}
 
 
 @pytest.fixture
@@ -58,7 +61,8 @@ def test_unknown_profile(tmp_path):
 
 
 def test_unknown_data():
-    refused(regpre('reproduce', '--data', 'hippo', '--root', ROOT), 'hippo:', 'hippocampus, template')
+    refused(regpre('reproduce', '--data', 'hippo', '--root', ROOT), 'hippo:',
+            'folder, hippocampus, ixi, labelmaps, template')
 
 
 @pytest.mark.parametrize('command', [('runs',), ('train', 'initial')], ids=lambda command: command[0])
@@ -189,6 +193,103 @@ def test_reproduce_reads_all_cases_first(tmp_path):
     refused(regpre('reproduce', '--data', 'hippocampus', '--root', tmp_path, REGPRE_DATA=tmp_path),
             root / 'images' / BAD)
     assert not (tmp_path / 'runs').exists()
+
+
+# IXI
+
+class Attack:
+    "Pickled as a call of the system."
+
+    def __init__(self, command): self.command = command
+    def __reduce__(self): return os.system, (self.command,)
+
+
+def spoilt_ixi(folder, **changes):
+    "A made-up IXI with one fault in each of several files, and the atlas' image and labels."
+    root = ixi_like(folder, **changes)
+    image, labels = (voxels.copy() for voxels in load_cohort('ixi', folder).read('atlas'))
+    trace = folder / 'trace'
+    wrong = {'Train/subject_1': (with_nan(image.copy()), labels), 'Train/subject_2': (image[1:], labels),
+             'Train/subject_3': (2*image, labels), 'Train/subject_4': Attack(f'touch {trace}'),
+             'Val/subject_1': (image, np.where(labels == 17, 99, labels.astype(np.int16))),
+             'Test/subject_1': (image, 0*labels)}
+    for file, content in wrong.items(): (root / f'{file}.pkl').write_bytes(pickle.dumps(content))
+    truncate(root / 'Test' / 'subject_2.pkl')
+    (root / 'Test' / 'subject_3.pkl').rename(root / 'Test' / 'subject3.pkl')
+    return root, trace
+
+
+def test_every_problem_of_ixi_is_listed(tmp_path):
+    "File by file on standard output, a sentence on standard error; what a pickle asks to run is not run."
+    root, trace = spoilt_ixi(tmp_path)
+    done = regpre('data', 'check', 'ixi', tmp_path)
+    assert done.returncode == 2 and re.fullmatch(r'regpre: [^\n]+\.\n', done.stderr), done.stderr
+    assert '10 problems' in done.stderr and not trace.exists()
+    lines = done.stdout.splitlines()
+    assert lines[0] == f'{root}: atlas 1 of 1, Train 4 of 4, Val 2 of 2, Test 2 of 3' and len(lines) == 11
+    wanted = {'Train/subject_1.pkl': 'NaN', 'Train/subject_2.pkl': '(31, 48, 32)',
+              'Train/subject_3.pkl': 'not in [0, 1]', 'Train/subject_4.pkl': 'system',
+              'Val/subject_1.pkl': '[99]', 'Test/subject_1.pkl': 'none of the 30',
+              'Test/subject_2.pkl': 'cannot be read', 'Test/subject3.pkl': 'not named', 'Test ': '2 of 3'}
+    for file, words in wanted.items():
+        assert [line for line in lines if line.startswith(file) and words in line], (file, words, done.stdout)
+    (root / 'atlas.pkl').unlink()
+    assert 'atlas.pkl ' in regpre('data', 'check', 'ixi', tmp_path).stdout
+
+
+def test_ixi_is_checked_first(tmp_path):
+    "Before anything is trained, and with the paper's numbers of cases."
+    root = ixi_like(tmp_path, marked=False)
+    shutil.copy(ROOT / 'Snakefile', tmp_path)
+    refused(regpre('reproduce', '--data', 'ixi', '--root', tmp_path, REGPRE_DATA=tmp_path),
+            root, '4 of 403', '`regpre data check ixi`')
+    assert not (tmp_path / 'runs').exists()
+
+
+def test_bad_ixi_ends_a_run(tmp_path):
+    "A single run stops at the first file that cannot be used."
+    root, trace = spoilt_ixi(tmp_path, marked=False)
+    run = initial_run('smoke', load_cohort('ixi', tmp_path), 0)
+    done = regpre('train', run.key, '--profile', 'smoke', '--data', 'ixi', '--root', tmp_path, REGPRE_DATA=tmp_path)
+    refused(done, root / 'Test' / 'subject_1.pkl', 'none of the 30')
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize('arguments, mentions', [
+    (('check', 'moon'), ['moon', 'template']), (('check', 'ixi'), ['REGPRE_DATA']),
+    (('convert', 'moon', '.', 'out'), ['moon', 'ixi']), (('convert', 'ixi', '.', 'out'), ['no IXI data']),
+    (('convert', 'ixi', 'absent', 'out'), ['absent', 'no such folder']), (('check', 'folder', '.'), ['manifest.csv'])],
+    ids=lambda given: ' '.join(given) if isinstance(given, tuple) else '')
+def test_data_commands(tmp_path, arguments, mentions):
+    refused(regpre('data', *arguments, cwd=tmp_path), *mentions)
+    assert not (tmp_path / 'out').exists()
+
+
+def test_convert_stops_at_a_bad_file(tmp_path):
+    root, trace = spoilt_ixi(tmp_path)
+    refused(regpre('data', 'convert', 'ixi', tmp_path, tmp_path / 'nifti'), root / 'Train' / 'subject_1.pkl', 'NaN')
+    assert not list((tmp_path / 'nifti').rglob('*.gz'))
+
+
+# A manifest
+
+OWN = {  # what is wrong -> (file, what is in it instead, what the message mentions)
+    'no manifest': ('manifest.csv', None, ['manifest.csv', 'case, image and labels']),
+    'file missing': ('3_labels.nii.gz', None, ['line 5 (case case3)', '3_labels.nii.gz']),
+    'grids differ': ('3_labels.nii.gz', LABELS[1:], ['line 5 (case case3)', '(33, 48, 32)']),
+    'label map empty': ('3_labels.nii.gz', 0*LABELS, ['line 5 (case case3)', 'none of the labels [1, 2]']),
+    'NaN': ('3_image.nii.gz', with_nan(IMAGE.copy()), ['line 5 (case case3)', 'NaN']),
+}
+
+
+@pytest.mark.parametrize('wrong', OWN)
+def test_bad_manifest(tmp_path, wrong):
+    "The row is named."
+    listed(tmp_path)
+    file, content, mentions = OWN[wrong]
+    (tmp_path / file).unlink()
+    if content is not None: save(tmp_path / file, content)
+    refused(regpre('data', 'check', 'folder', tmp_path), tmp_path, *mentions)
 
 
 # Checkpoints

@@ -7,11 +7,12 @@ from importlib.metadata import version
 
 import pandas as pd
 import pytest
-from commands import environment, hippocampus_like, regpre
+from commands import environment, hippocampus_like, ixi_like, listed, regpre
 from conftest import ROOT
 
-from regpre_nb.cohorts import load_cohort
-from regpre_nb.runs import all_runs, initial_run, run_folder
+from regpre_nb.cohorts import COHORTS, load_cohort
+from regpre_nb.metrics import IXI_LABELS, IXI_TEST_LABELS
+from regpre_nb.runs import all_runs, finetuning_run, initial_run, run_folder
 
 NO_NETWORK = '''
 import socket
@@ -21,12 +22,14 @@ socket.socket.connect = socket.socket.connect_ex = refuse
 '''
 
 
-@pytest.mark.parametrize('command', ['', 'reproduce', 'runs', 'train', 'study', 'data', 'data hippocampus'])
+@pytest.mark.parametrize('command', ['', 'reproduce', 'runs', 'train', 'study', 'data', 'data hippocampus',
+                                     'data check', 'data convert'])
 def test_help(command):
     "Every command explains itself."
     done = regpre(*command.split(), '--help')
     assert done.returncode == 0 and 'Usage: regpre' in done.stdout and done.stderr == ''
     if not command: assert all(name in done.stdout for name in ('reproduce', 'runs', 'train', 'study', 'data'))
+    if command in ('reproduce', 'data check'): assert all(name in done.stdout for name in COHORTS)
 
 
 def test_version():
@@ -70,6 +73,59 @@ def test_train(tmp_path):
     before = {path: path.stat().st_mtime_ns for path in folder.glob('[!.]*')}
     assert regpre(*asked, REGPRE_DATA=data).returncode == 0
     assert {path: path.stat().st_mtime_ns for path in folder.glob('[!.]*')} == before
+
+
+def test_train_on_ixi(tmp_path):
+    "In the paper's format, atlas to subject: trained, and scored on the 30 structures of the paper."
+    ixi_like(tmp_path)
+    run = finetuning_run('smoke', load_cohort('ixi', tmp_path), 0)
+    done = regpre('train', run.key, '--profile', 'smoke', '--data', 'ixi', '--root', tmp_path, REGPRE_DATA=tmp_path)
+    assert done.returncode == 0, done.stderr
+    scores = pd.read_csv(run_folder(run, tmp_path) / 'per_subject.csv')
+    assert set(scores['structure']) == {IXI_LABELS[label] for label in IXI_TEST_LABELS} and len(scores) == 3 * 30
+    assert set(scores['moving']) == {'atlas'} and list(scores['fixed'].unique())[-1] == 'Test/subject_3'
+    assert scores['dice'].between(0.05, 0.999).all()
+    assert 'made-up' in json.loads((run_folder(run, tmp_path) / 'run.json').read_text())['data']
+
+
+def test_train_on_a_manifest(tmp_path):
+    "Own files, subject to subject."
+    listed(tmp_path / 'data')
+    run = initial_run('smoke', load_cohort('folder', tmp_path / 'data'), 0)
+    done = regpre('train', run.key, '--profile', 'smoke', '--data', 'folder', '--root', tmp_path,
+                  REGPRE_DATA=tmp_path / 'data')
+    assert done.returncode == 0, done.stderr
+    scores = pd.read_csv(run_folder(run, tmp_path) / 'per_subject.csv')
+    assert set(scores['structure']) == {'label 1', 'label 2'} and scores['dice'].between(0.05, 0.999).all()
+
+
+def test_data_check(tmp_path):
+    "Says which data it looked at and that they can be used; needs no variable where the folder is given."
+    ixi_like(tmp_path)
+    done = regpre('data', 'check', 'ixi', tmp_path)
+    assert done.returncode == 0 and done.stderr == '', done.stderr
+    assert 'atlas 1 of 1, Train 4 of 4, Val 2 of 2, Test 3 of 3' in done.stdout and 'made-up' in done.stdout
+    hippocampus_like(tmp_path)
+    listed(tmp_path)
+    for name in ('hippocampus', 'folder'):
+        done = regpre('data', 'check', name, REGPRE_DATA=tmp_path)
+        assert done.returncode == 0 and f'Cohort {name}' in done.stdout, done.stderr
+
+
+def test_data_convert(tmp_path):
+    "The same images and labels come out of NIfTI; a second call writes nothing."
+    ixi_like(tmp_path, counts=(2, 1, 1))
+    asked = 'data', 'convert', 'ixi', tmp_path, tmp_path / 'nifti'
+    done = regpre(*asked)
+    assert done.returncode == 0 and 'identity affine' in done.stdout, done.stderr
+    assert not list((tmp_path / 'nifti').rglob('.unfinished*'))
+    pickled, written = (load_cohort('ixi', tmp_path / name) for name in ('IXI_data', 'nifti'))
+    assert written.cases == pickled.cases and len(written.cases) == 5
+    for case in written.cases:
+        assert written.image(case).equal(pickled.image(case)) and written.labels(case).equal(pickled.labels(case))
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / 'nifti').rglob('*.gz')}
+    assert regpre(*asked).returncode == 0 and len(before) == 10
+    assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 def test_the_block_blocks(tmp_path):
