@@ -26,12 +26,13 @@ export REGPRE_FIXTURES
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test reproduce bench lab docs prepare clean
+.PHONY: help setup test reproduce dry-run bench lab docs prepare clean
 
 help:
 	@echo 'make setup       the environment: .venv, from constraints.txt'
 	@echo 'make test        every notebook, the guards and a tiny reproduction'
 	@echo 'make reproduce   train, evaluate, tables and figures   [PROFILE=$(PROFILE)] [DATA=$(DATA)] [SEED=$(SEED)]'
+	@echo 'make dry-run     build every run at full size and take one step of it, on made-up files    [PROFILE=paper] [DATA=ixi]'
 	@echo 'make bench       time and memory beside MONAI, neurite and voxelmorph, in results/bench (15 minutes)'
 	@echo 'make lab         the notebooks in JupyterLab'
 	@echo 'make docs        the site, in _docs/html'
@@ -57,6 +58,11 @@ test: setup
 
 reproduce: setup
 	@$(RUN)/regpre reproduce --profile $(PROFILE) --data $(DATA) --seed $(SEED)
+
+# Of this target alone the defaults are the paper's profile and data.
+dry-run: setup
+	@$(RUN)/regpre dry-run --profile $(if $(filter file,$(origin PROFILE)),paper,$(PROFILE)) \
+		--data $(if $(filter file,$(origin DATA)),ixi,$(DATA)) --seed $(SEED)
 
 # The peers are not needed for anything else.
 .venv/.bench: .venv/.ready

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['FRACTIONS', 'CPU_STEPS', 'PROFILES', 'RELEASED', 'VARIANTS', 'IN_DOMAIN', 'STUDIES', 'Run', 'Profile', 'load_profile',
            'pretraining_run', 'in_domain_run', 'finetuning_run', 'random_only_run', 'initial_run', 'study_runs',
-           'with_pretraining', 'all_runs', 'run_folder', 'only_process', 'train', 'rehearsal', 'same_step']
+           'with_pretraining', 'all_runs', 'run_folder', 'only_process', 'train', 'rehearsal', 'same_step', 'Rehearsed',
+           'rehearse']
 
 # %% ../nbs/14_runs.ipynb #18214c7d
 import fcntl
@@ -33,7 +34,7 @@ from regpre_nb.pretrain import (
     random_batches,
     random_validation,
 )
-from .training import TrainSettings, run_environment, write_json
+from .training import TrainSettings, read_log, run_environment, write_json
 from .transmorph import SETTINGS, SwinEncoder, TransMorph, TransMorphSettings, settings_named
 from .volumes import InputError, make_folder, replacing
 
@@ -263,12 +264,12 @@ STUDIES: dict[str, Callable[[str, Cohort, int], list[tuple[str, Run]]]] = {
 
 def study_runs(study: str,     # a key of `STUDIES`
                profile: str,   # a key of `PROFILES`
-               data: str,      # name of a cohort
+               data: str | Cohort,  # a cohort or its name
                seed: int = 0,  # of all its runs
               ) -> dict[str, Run]:  # label in tables and figures -> run
     "The runs that a study needs, pretraining left to the runs that start from it."
     if study not in STUDIES: raise InputError(f'There is no study {study!r}; choose one of {", ".join(STUDIES)}.')
-    return dict(STUDIES[study](profile, load_cohort(data), seed))
+    return dict(STUDIES[study](profile, data if isinstance(data, Cohort) else load_cohort(data), seed))
 
 
 def with_pretraining(runs: dict[str, Run],  # from `study_runs`
@@ -278,11 +279,11 @@ def with_pretraining(runs: dict[str, Run],  # from `study_runs`
 
 
 def all_runs(profile: str,   # a key of `PROFILES`
-             data: str,      # name of a cohort
+             data: str | Cohort,  # a cohort or its name
              seed: int = 0,  # of all runs
             ) -> list[Run]:
     "Every run of every study once, pretraining before what starts from it."
-    runs = {}
+    runs, data = {}, data if isinstance(data, Cohort) else load_cohort(data)
     for study in STUDIES: runs |= with_pretraining(study_runs(study, profile, data, seed))
     return list(runs.values())
 
@@ -399,3 +400,32 @@ def same_step(run: Run,  # any
     "What decides what happens in one step of a run, whichever images it is shown."
     start = same_step(run.encoder) if run.encoder else ''
     return replace(rehearsal(run), name='', fraction=1.0, encoder=None).key + start
+
+# %% ../nbs/14_runs.ipynb #110b71e0
+@dataclass(frozen=True)
+class Rehearsed:
+    "What came of the rehearsal of a run."
+    run: Run
+    loss: float     # of its one step; NaN where nothing is trained
+    seconds: float  # for the step, the scores and all files; 0 where another run stands for it
+    like: str       # name of the run that was rehearsed for this one; '' for this one itself
+
+
+def rehearse(runs: list[Run],  # from `all_runs`
+             root: str | Path, # a folder that may be thrown away
+            ) -> Iterator[Rehearsed]:
+    "Rehearse every run; those that do the same share a rehearsal. Their cases are chosen for each."
+    known, cohorts = {}, {}
+    for run in runs:
+        cohort = cohorts.setdefault(run.data, load_cohort(run.data))
+        if run.training and run.images != 'random' and not _learn_from(run, cohort)[1]:
+            raise InputError(f'{run.key}: is left with no image to learn from; use a larger fraction.')
+        if found := known.get(same_step(run)):
+            yield replace(found, run=run, seconds=0.0, like=found.run.name)
+            continue
+        start = time.time()
+        folder = train(rehearsal(run), root, progress=False, checked=True)
+        log = folder / 'log.jsonl'
+        loss = read_log(log)['loss'].iloc[-1] if log.exists() else float('nan')
+        known[same_step(run)] = found = Rehearsed(run, loss, time.time() - start, '')
+        yield found

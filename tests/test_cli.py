@@ -22,8 +22,8 @@ socket.socket.connect = socket.socket.connect_ex = refuse
 '''
 
 
-@pytest.mark.parametrize('command', ['', 'reproduce', 'runs', 'train', 'study', 'data', 'data hippocampus',
-                                     'data check', 'data convert'])
+@pytest.mark.parametrize('command', ['', 'reproduce', 'runs', 'dry-run', 'train', 'study', 'data',
+                                     'data hippocampus', 'data check', 'data convert'])
 def test_help(command):
     "Every command explains itself."
     done = regpre(*command.split(), '--help')
@@ -54,6 +54,28 @@ def test_runs():
     assert len(set(keys)) == len(keys) > 4
     for i, line in enumerate(lines):
         if found := re.search(r'from (pretrain-\S+)', line): assert found[1] in keys[:i]
+
+
+def test_plan():
+    "The paper's runs on IXI can be listed, with their lengths and exact settings, before IXI is at hand."
+    done = regpre('runs', '--profile', 'paper', '--data', 'ixi')
+    assert done.returncode == 0 and 'GPU hours' in done.stderr, done.stderr
+    listed = {line.split()[0].rsplit('-', 1)[0]: line for line in done.stdout.splitlines()}
+    assert {'baseline-5', 'sd-kl-100', 'random-only', 'pretrain-in-domain'} <= set(listed)
+    assert '100750 steps' in listed['sd-kl-100'] and '403 images' in listed['sd-kl-100']
+    assert '242 images' in listed['baseline-60'] and '20 images' in listed['baseline-5']
+    settings = regpre('runs', '--profile', 'paper', '--data', 'ixi', '--json').stdout.splitlines()
+    assert [json.loads(line)['name'] for line in settings] == list(listed)
+    assert {json.loads(line)['task']['shape'][2] for line in settings if '"pretrain-' in line.split(',')[0]} == {224}
+
+
+def test_dry_run():
+    "Every run is built and takes a step; runs that do the same share it."
+    done = regpre('dry-run', '--profile', 'smoke', '--data', 'template')
+    assert done.returncode == 0 and 'Every run can be built' in done.stdout, done.stderr
+    lines = done.stdout.splitlines()[:-1]
+    assert [line.split()[0] for line in lines] == [run.key for run in all_runs('smoke', 'template')]
+    assert any('the same as baseline-100' in line for line in lines)
 
 
 def test_train(tmp_path):
