@@ -44,7 +44,7 @@ class Cohort:
     shape: tuple[int, int, int]  # common grid, multiples of 16
     spacing: tuple[float, float, float]  # mm
     structures: dict[int, str]  # label id -> name, without the background
-    atlas: str | None  # the case that is moving in every pair; None: subject-to-subject
+    atlas: str | None  # the case that is moving when training and validating; None: subject-to-subject
     train: tuple[str, ...]  # cases to train on
     validation: tuple[str, ...]  # cases of the validation pairs
     validation_pairs: tuple[tuple[str, str], ...]  # (moving, fixed)

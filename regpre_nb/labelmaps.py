@@ -7,14 +7,12 @@ __all__ = ['RENAMED', 'CSF', 'STRUCTURES', 'GROUPS', 'T1', 'head_to_brain', 'is_
            'common_grid', 'Recipe', 'make_case', 'split_cases', 'central_case', 'prepare_labelmaps', 'labelmaps_cohort']
 
 # %% ../nbs/07b_labelmaps.ipynb #f57d1c71
-import fcntl
 import hashlib
 import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -35,6 +33,7 @@ from regpre_nb.volumes import (
     crop_box,
     load_volume,
     make_folder,
+    only_process,
     replacing,
     resample,
     save_volume,
@@ -238,21 +237,6 @@ def _complete(folder: Path) -> dict | None:
         return None
     return record if sound else None
 
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    "Let one process at a time into a folder, which is made."
-    try: lock = open(make_folder(folder)/'.lock', 'w')
-    except OSError as error:
-        raise InputError(f'{folder}: cannot be written to ({error.strerror}); set REGPRE_CACHE to a folder that can.'
-                         ) from error
-    with lock:
-        try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print('labelmaps: another process prepares the images; waiting', file=sys.stderr)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
 # %% ../nbs/07b_labelmaps.ipynb #1f3fb118
 def _write_case(case: str, image: Volume, labels: Volume, folder: Path) -> dict[str, str]:
     "Write the two files of a case; their names and checksums."
@@ -295,7 +279,7 @@ def prepare_labelmaps(
     kept = _folder_of(files, recipe)
     if record := _complete(kept):
         return kept, record
-    with _alone(kept):
+    with only_process(kept):
         if record := _complete(kept):  # made while this process waited
             return kept, record
         print(f'labelmaps: making {len(files)} images from label maps, once, which takes a minute or two; '

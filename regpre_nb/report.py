@@ -28,9 +28,9 @@ from regpre_nb.metrics import (
     per_subject,
     summarise,
 )
-from .runs import Run, only_process, run_folder, study_runs, with_pretraining
+from .runs import Run, run_folder, study_runs, with_pretraining
 from .training import run_environment, write_json
-from .volumes import InputError, make_folder, replacing
+from .volumes import InputError, make_folder, only_process, replacing
 
 # %% ../nbs/14a_report.ipynb #3ae74ff6
 def read_scores(runs: dict[str, Run],    # label -> run; all trained

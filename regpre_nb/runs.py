@@ -5,18 +5,15 @@
 # %% auto #0
 __all__ = ['FRACTIONS', 'CPU_STEPS', 'PROFILES', 'RELEASED', 'VARIANTS', 'IN_DOMAIN', 'STUDIES', 'Run', 'Profile', 'load_profile',
            'pretraining_run', 'in_domain_run', 'finetuning_run', 'random_only_run', 'initial_run', 'study_runs',
-           'with_pretraining', 'all_runs', 'run_folder', 'only_process', 'train', 'rehearsal', 'same_step', 'Rehearsed',
-           'rehearse']
+           'with_pretraining', 'all_runs', 'run_folder', 'train', 'rehearsal', 'same_step', 'Rehearsed', 'rehearse']
 
 # %% ../nbs/14_runs.ipynb #18214c7d
-import fcntl
 import hashlib
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -36,7 +33,7 @@ from regpre_nb.pretrain import (
 )
 from .training import TrainSettings, read_log, run_environment, write_json
 from .transmorph import SETTINGS, SwinEncoder, TransMorph, TransMorphSettings, settings_named
-from .volumes import InputError, make_folder, replacing
+from .volumes import InputError, make_folder, only_process, replacing
 
 # %% ../nbs/14_runs.ipynb #42f8a4e2
 @dataclass(frozen=True)
@@ -293,18 +290,6 @@ def run_folder(run: Run,          # which run
               ) -> Path:
     "Where a run keeps its files."
     return Path(root) / 'runs' / f'{run.profile}-{run.data}' / run.key
-
-# %% ../nbs/14_runs.ipynb #5bb5be04
-@contextmanager
-def only_process(folder: Path,  # of a run; it is made
-                ) -> Iterator[None]:
-    "Hold the lock of a folder; wait for whoever holds it."
-    with open(make_folder(folder) / '.lock', 'w') as lock:
-        try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f'{folder.name}: another process is at it; waiting', file=sys.stderr)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 # %% ../nbs/14_runs.ipynb #209a0bf4
 def _seeded(build, seed):
