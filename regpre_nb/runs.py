@@ -383,7 +383,7 @@ def rehearsal(run: Run,  # any
 def same_step(run: Run,  # any
              ) -> str:   # equal for runs whose single steps are alike
     "What decides what happens in one step of a run, whichever images it is shown."
-    start = same_step(run.encoder) if run.encoder else ''
+    start = ' from an encoder' if run.encoder else ''
     return replace(rehearsal(run), name='', fraction=1.0, encoder=None).key + start
 
 # %% ../nbs/14_runs.ipynb #110b71e0
