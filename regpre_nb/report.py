@@ -227,6 +227,7 @@ def save_score_tables(scores: dict[str, pd.DataFrame],  # label -> columns of pe
                       profile: str,                     # a key of `PROFILES`
                       paper: Callable[[pd.DataFrame], pd.DataFrame],  # adds the paper's column to the text
                       seed: int = 0,                    # of the bootstrap
+                      more: Callable[[pd.DataFrame], pd.DataFrame] = lambda text: text,  # adds other columns
                      ) -> list[tuple[str, pd.DataFrame]]:  # caption and text of each table, to be shown
     "Write a table for each set of test pairs."
     shown = []
@@ -235,6 +236,7 @@ def save_score_tables(scores: dict[str, pd.DataFrame],  # label -> columns of pe
         which = [f'Pairs: {chosen}.'] if chosen else []
         whole = ' '.join([caption(cohort, profile, seed), explained(cohort, profile), *which])
         text = paper(readable(table)) if chosen != SECOND_SET else readable(table)
+        text = more(text)
         save_table(table, text, folder, name if chosen != SECOND_SET else f'{name}_subjects', whole)
         shown.append((whole, text))
     return shown
