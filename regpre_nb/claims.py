@@ -145,7 +145,7 @@ def speed_claim(pretrained: pd.DataFrame,  # validation.jsonl of a pretrained ne
     goal = smoothed(baseline['dice'], 3)[-1]
     reached = pretrained['step'][smoothed(pretrained['dice'], 3) >= goal]
     last = baseline['step'].iloc[-1]
-    here = (f'the baseline\'s last validation Dice, {goal:.3f}, after {reached.iloc[0]} of {last} steps' if len(reached)
+    here = (f'it has the baseline\'s last validation Dice, {goal:.3f}, after {reached.iloc[0]} of {last} steps' if len(reached)
             else f'the baseline\'s last validation Dice, {goal:.3f}, was not reached')
     return Claim('A pretrained network learns faster.', 'figure 5', here,
                  'reproduced' if len(reached) and reached.iloc[0] < last else 'not reproduced')
