@@ -7,7 +7,6 @@ __all__ = ['local_ncc', 'local_ncc_map', 'diffusion', 'gaussian_kl', 'one_hot', 
 
 # %% ../nbs/04_losses.ipynb #fd0c64f2
 import math
-from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -25,215 +24,118 @@ def _window_weights(
     if kernel == 'box': return [1.] * int(window)
     if kernel != 'gauss': raise ValueError(f"local_ncc: kernel must be 'box' or 'gauss', not {kernel!r}")
     if not sigma > 0: raise ValueError(f'local_ncc: sigma must be positive, not {sigma}')
-    weights = [math.exp(-(i - window // 2)**2 / (2 * sigma**2)) for i in range(int(window))]
-    return [weight / sum(weights) for weight in weights]
+    side = [math.exp(-i**2 / (2 * sigma**2)) for i in range(int(window) // 2, 0, -1)]
+    side = [round(weight / (1 + 2 * sum(side)) * 2**24) / 2**24 for weight in side]
+    return [*side, 1 - 2 * sum(side), *side[::-1]]
 
 # %% ../nbs/04_losses.ipynb #6a5bb5ba
-def _box_along(source: Tensor, step: int, window: int, scratch: list[Tensor], out: Tensor) -> Tensor:
-    "Write to `out` (k, n) the sums of `window` values of `source` that are `step` apart, by doubling."
-    partial, width, length = source, 1, out.shape[1]
-    total, start = source[:, :length], 1
+def _box_along(padded: Tensor, axis: int, window: int) -> Tensor:
+    "Sums of `window` neighbours along an axis, which gets shorter by two radii, by doubling."
+    n = padded.shape[axis] - window + 1
+    total, partial, width, start = padded.narrow(axis, 0, n), padded, 1, 1
     while 2 * width <= window:
-        size = partial.shape[1] - width * step
-        scratch = scratch[::-1]
-        target = scratch[0][:len(source) * size].view(-1, size)
-        partial = torch.add(partial[:, :size], partial[:, width * step:], out=target)
+        size = partial.shape[axis] - width
+        partial = partial.narrow(axis, 0, size) + partial.narrow(axis, width, size)
         width *= 2
         if window & width:
-            total = torch.add(total, partial[:, start * step:start * step + length], out=out)
+            total = total + partial.narrow(axis, start, n)
             start += width
-    return out
+    return total
 
 # %% ../nbs/04_losses.ipynb #9c6257ba
-def _window_along(source: Tensor, step: int, weights: list[float], scratch: list[Tensor], out: Tensor) -> Tensor:
-    "Write to `out` (k, n) the weighted sums of values of `source` that are `step` apart; it is longer by 2 radii."
-    last, length = len(weights) - 1, out.shape[1]
-    if weights[0] == 1: return _box_along(source, step, len(weights), scratch, out)
-    shifted = [source[:, i * step:i * step + length] for i in range(last + 1)]
-    pair = scratch[0][:out.numel()].view_as(out)
-    torch.mul(shifted[last // 2], weights[last // 2], out=out)
-    for i in range(last // 2): out.add_(torch.add(shifted[i], shifted[last - i], out=pair), alpha=weights[i])
-    return out
+def _window_along(padded: Tensor, axis: int, weights: list[float]) -> Tensor:
+    "Weighted sums of neighbours along an axis, which gets shorter by two radii."
+    if weights[0] == 1: return _box_along(padded, axis, len(weights))
+    last = len(weights) - 1
+    shifted = [padded.narrow(axis, i, padded.shape[axis] - last) for i in range(last + 1)]
+    total = (shifted[0] + shifted[last]).mul_(weights[0])
+    for i in range(1, last // 2): total.add_(shifted[i] + shifted[last - i], alpha=weights[i])
+    return total.add_(shifted[last // 2], alpha=weights[last // 2])
 
 # %% ../nbs/04_losses.ipynb #6df10bce
-class _Window:
-    "A window, and how volumes like `volume` (X, Y, Z) are laid out for it: slabs of `size` values, `planes` planes."
-    def __init__(self, volume: Tensor, weights: list[float]):
-        self.weights, self.radius, self.shape = weights, len(weights) // 2, volume.shape
-        self.row = volume.shape[2] + self.radius
-        self.plane = (volume.shape[1] + self.radius) * self.row
-        self.lead = 2 * self.radius  # planes between what enters the window and the gradient that leaves it
-        wanted, reach = 100_000 if volume.device.type == 'cpu' else 4_000_000, volume.shape[0] + self.lead
-        slabs = math.ceil(reach / max(self.lead, wanted // self.plane))
-        self.planes = max(self.lead, math.ceil(reach / slabs))
-        self.slabs, self.size = math.ceil(reach / self.planes), self.planes * self.plane
-        across, *inside = (self._inverse_along(volume, axis) for axis in range(3))
-        self.across = F.pad(across, (self.radius, self.slabs * self.planes - self.radius - len(across)))[:, None]
-        self.inside = F.pad(inside[0][:, None] * inside[1], (0, self.radius) * 2).flatten()
-
-    def _inverse_along(self, volume: Tensor, axis: int) -> Tensor:
-        radius, length = self.radius, volume.shape[axis]
-        return 1 / volume.new_tensor([sum(self.weights[max(radius - i, 0):radius - i + length]) for i in range(length)])
-
-    def inverse(self, slab: int) -> Tensor:
-        "One over the weight inside the image, for the windows that `_Sums` gives at this slab; flat."
-        return (self.across[slab * self.planes:(slab + 1) * self.planes] * self.inside).flatten()
-
-    def padded(self, volume: Tensor, k: int) -> Tensor:
-        "Zeros with room for k volumes (k, N)."
-        return torch.zeros(k, self.slabs * self.size + self.lead * self.plane, dtype=volume.dtype, device=volume.device)
-
-    def volume(self, padded: Tensor) -> Tensor:
-        "The volume (X, Y, Z) in one row of `padded`."
-        first = padded.storage_offset() + self.lead * self.plane
-        return padded.as_strided(self.shape, (self.plane, self.row, 1), first)
-
-    def keep(self, planes: Tensor, slab: int, lag: int, out: Tensor) -> None:
-        "Copy flat planes, `lag` planes behind those that enter at this slab, to their place in `out` (X, Y, Z)."
-        start = slab * self.planes - lag
-        planes = planes.view(self.planes, -1, self.row)[max(-start, 0):, :self.shape[1], :self.shape[2]]
-        inside = out[max(start, 0):max(start, 0) + len(planes)]
-        inside.copy_(planes[:len(inside)])
-
-# %% ../nbs/04_losses.ipynb #544d8bae
-class _Sums:
-    "Windowed sums of k fields, slab by slab: fill `planes` (k, size), then call `step`."
-    def __init__(self, window: _Window, volume: Tensor, k: int):
-        self.window, margin = window, window.radius * (window.row + 1)
-        reach = window.lead * window.plane
-        def zeros(*shape): return torch.zeros(*shape, dtype=volume.dtype, device=volume.device)
-        self.fields, self.recent = zeros(k, window.size + 2 * margin), zeros(k, window.size + reach)
-        self.planes = self.fields[:, margin:-margin]
-        self.rows, self.total = zeros(k, window.size + window.lead * window.row), zeros(k, window.size)
-        self.scratch = [zeros(max(self.fields.numel(), self.recent.numel())) for _ in range(2)]
-
-    def step(self) -> Tensor:
-        "The sums (k, size) around the planes that lie `radius` behind those in `planes`."
-        window, size = self.window, self.window.size
-        self.recent[:, :-size].copy_(self.recent[:, size:])
-        _window_along(self.fields, 1, window.weights, self.scratch, self.rows)
-        _window_along(self.rows, window.row, window.weights, self.scratch, self.recent[:, -size:])
-        return _window_along(self.recent, window.plane, window.weights, self.scratch, self.total)
+def _window_sum(volume: Tensor, weights: list[float]) -> Tensor:
+    "Windowed sums of a volume (X, Y, Z); outside the volume counts as 0."
+    margin, sums = len(weights) - 1, torch.empty_like(volume, memory_format=torch.contiguous_format)
+    padded = F.pad(volume, (margin // 2,) * 6)
+    planes = max(2 * margin, 2**18 // padded[0].numel()) if volume.device.type == 'cpu' else len(volume)
+    for start in range(0, len(volume), planes):
+        slab = padded[start:start + planes + margin]
+        for axis in range(3): slab = _window_along(slab, axis, weights)
+        sums[start:start + planes] = slab
+    return sums
 
 # %% ../nbs/04_losses.ipynb #8f5cf1ad
-def _window_sum(volume: Tensor, weights: list[float]) -> Tensor:
-    "Windowed sums of one volume (X, Y, Z); outside the volume counts as 0."
-    window, out = _Window(volume, weights), torch.empty_like(volume, memory_format=torch.contiguous_format)
-    sums, padded = _Sums(window, volume, 1), window.padded(volume, 1)
-    window.volume(padded[0]).copy_(volume)
-    for slab in range(window.slabs):
-        sums.planes.copy_(padded[:, window.lead * window.plane:][:, slab * window.size:(slab + 1) * window.size])
-        window.keep(sums.step()[0], slab, window.radius, out)
-    return out
+def _weight_inside(volume: Tensor, weights: list[float]) -> Tensor:
+    "How much of the window around each voxel of a volume (X, Y, Z) lies inside the volume."
+    radius = len(weights) // 2
+    x, y, z = (_window_along(F.pad(volume.new_ones(n), (radius, radius)), 0, weights) for n in volume.shape)
+    return x[:, None, None] * y[:, None] * z
 
 # %% ../nbs/04_losses.ipynb #75d45955
-def _standardise(volume: Tensor, out: Tensor) -> Tensor:
-    "Write to `out` the volume shifted to mean 0 and scaled to variance 1; gives that scale (0 for a constant volume)."
+def _standardise(volume: Tensor) -> tuple[Tensor, Tensor]:
+    "The volume shifted to mean 0 and scaled to variance 1, and that scale (0 for a constant volume)."
     mean = volume.mean()
-    torch.sub(volume, mean, out=out)
-    deviation = out.square().mean().sqrt()
+    centred = volume - mean
+    deviation = centred.square().mean().sqrt()
     constant = deviation <= 16 * torch.finfo(volume.dtype).eps * mean.abs()
     scale = torch.where(constant, 0, 1 / torch.where(constant, 1, deviation))
-    out.mul_(scale)
-    return scale
-
-# %% ../nbs/04_losses.ipynb #2be15bc5
-class _Workspace:
-    "Buffers for a pair of volumes: standardised images (2, N), sums of the moments and of what the gradient needs."
-    def __init__(self, volume: Tensor, weights: list[float], adjoint: int):
-        self.window = _Window(volume, weights)
-        self.images = self.window.padded(volume, 2)
-        self.moments, self.adjoint = _Sums(self.window, volume, 5), _Sums(self.window, volume, adjoint)
-
-
-_spare: dict[tuple, _Workspace] = {}
-
-
-def _borrowed(volume: Tensor, weights: list[float], adjoint: int) -> tuple[tuple, _Workspace]:
-    "A workspace that nobody else uses, and the key to give it back with."
-    key = (*volume.shape, volume.dtype, volume.device, adjoint, *weights)
-    return key, _spare.pop(key, None) or _Workspace(volume, weights, adjoint)
-
-
-def _give_back(key: tuple, work: _Workspace) -> None:
-    "Keep a workspace for the next call, instead of the one before it."
-    _spare.clear()
-    if work.images.device.type == 'cpu': _spare[key] = work
+    return centred.mul_(scale), scale
 
 # %% ../nbs/04_losses.ipynb #05206991
-def _correlations(work: _Workspace, eps: float) -> Iterator[tuple[int, Tensor, Tensor, Tensor, Tensor]]:
-    "Slab by slab: its number, `inverse`, windowed means (2, size), variances plus `eps` (2, size), covariance (size)."
-    window, moments, lead = work.window, work.moments, work.window.lead * work.window.plane
-    moments.recent.zero_()
-    for slab in range(window.slabs):
-        images = work.images[:, lead + slab * window.size:lead + (slab + 1) * window.size]
-        moments.planes[:2].copy_(images)
-        torch.mul(images, images, out=moments.planes[2:4])
-        torch.mul(*images, out=moments.planes[4])
-        inverse = window.inverse(slab)
-        averages = moments.step().mul_(inverse)
-        means, variances, covariance = averages[:2], averages[2:4], averages[4]
-        variances.addcmul_(means, means, value=-1).clamp_min_(0).add_(eps)
-        yield slab, inverse, means, variances, covariance.addcmul_(*means, value=-1)
+def _local_moments(images: tuple[Tensor, Tensor], inside: Tensor, weights: list[float], eps: float) -> tuple:
+    "Windowed means of two standardised volumes, variances plus `eps`, and covariance."
+    def mean(volume): return _window_sum(volume, weights).div_(inside)
 
-# %% ../nbs/04_losses.ipynb #58791040
-def _adjoint_fields(slope, squared, means, variances, inverse, needed: list[int], out: Tensor) -> None:
-    "Write to `out` P, and for each image that needs a gradient cc / V and the offset, all divided for the transpose."
-    for i, (pull, offset) in zip(needed, out[1:].split(2)):
-        torch.div(squared, variances[i], out=pull)
-        torch.mul(slope, means[1 - i], out=offset).addcmul_(pull, means[i], value=-1)
-    torch.mul(slope, inverse, out=out[0])
-    out[1:].mul_(inverse)
-
-# %% ../nbs/04_losses.ipynb #35876a79
-def _gradient_planes(work: _Workspace, slab: int, needed: list[int]) -> Iterator[tuple[Tensor, Tensor]]:
-    "For each image that needs it the gradient of the planes two radii behind, flat, and its product with the image."
-    images = work.images[:, slab * work.window.size:(slab + 1) * work.window.size]
-    sums = work.adjoint.step()
-    for i, (pull, offset) in zip(needed, sums[1:].split(2)):
-        gradient = offset.neg_().addcmul_(sums[0], images[1 - i]).addcmul_(pull, images[i], value=-1)
-        yield gradient, torch.dot(gradient, images[i])
+    means = [mean(image) for image in images]
+    variances = [mean(image * image).addcmul_(m, m, value=-1).clamp_min_(0).add_(eps) for image, m in zip(images, means)]
+    return means, variances, mean(images[0] * images[1]).addcmul_(*means, value=-1)
 
 # %% ../nbs/04_losses.ipynb #33a75d2b
-def _ncc_volume(pair, work: _Workspace, eps, needed: list[int], gradients: list[Tensor]) -> tuple[Tensor, Tensor]:
-    "Sum of the squared local correlation, and the factor to each image's gradient, which is written to `gradients`."
-    window, total, contrasts = work.window, [], []
-    scales = [_standardise(volume, window.volume(padded)) for volume, padded in zip(pair, work.images)]
-    work.adjoint.recent.zero_()
-    for slab, inverse, means, variances, covariance in _correlations(work, eps):
-        slope = covariance / (variances[0] * variances[1])
-        squared = covariance.mul_(slope)
-        total.append(squared.sum())
-        if not needed: continue
-        _adjoint_fields(slope, squared, means, variances, inverse, needed, work.adjoint.planes)
-        planes, products = zip(*_gradient_planes(work, slab, needed))
-        contrasts.append(torch.stack(products))
-        for flat, gradient in zip(planes, gradients): window.keep(flat, slab, window.lead, gradient)
-    for k, i in enumerate(needed):
-        contrast = torch.stack(contrasts)[:, k].sum() / gradients[k].numel()
-        gradients[k].sub_(window.volume(work.images[i]).mul_(contrast))
-    return torch.stack(total).sum(), 2 * torch.stack(scales)
+def _local_slopes(images, inside: Tensor, weights: list[float], eps: float, needed: list[int]) -> tuple:
+    "Sum of cc; then P, and for each image that needs a gradient cc / V and the last bracket, all divided by `inside`."
+    means, variances, covariance = _local_moments(images, inside, weights, eps)
+    slope, fields = covariance / (variances[0] * variances[1]), []
+    squared = covariance.mul_(slope)
+    for i in needed:
+        pull = squared / variances[i]
+        offset = (slope * means[1 - i]).addcmul_(pull, means[i], value=-1)
+        fields.append((pull.div_(inside), offset.div_(inside)))
+    return squared.sum(), slope.div_(inside), fields
+
+
+def _ncc_volume(
+    pair: tuple[Tensor, Tensor],  # two volumes (X, Y, Z)
+    weights: list[float],         # of the window
+    eps: float,                   # as in `local_ncc`
+    needed: list[int],            # which of the two need a gradient
+) -> tuple[Tensor, list[Tensor]]: # sum of cc over all voxels; its gradients (X, Y, Z)
+    "Squared local correlation of one pair of volumes."
+    images, scales = zip(*map(_standardise, pair))
+    total, slope, fields = _local_slopes(images, _weight_inside(images[0], weights), weights, eps, needed)
+    gradients = []
+    for i, (pull, offset) in zip(needed, fields):
+        gradient = _window_sum(slope, weights).mul_(images[1 - i])
+        gradient.addcmul_(_window_sum(pull, weights), images[i], value=-1).sub_(_window_sum(offset, weights))
+        contrast = (gradient * images[i]).mean()
+        gradients.append(gradient.sub_(images[i] * contrast).mul_(2 * scales[i]))
+    return total, gradients
 
 # %% ../nbs/04_losses.ipynb #4b2d5369
 class _LocalNCC(torch.autograd.Function):
-    "Minus the mean squared local correlation. The gradients are found together with the value."
+    "Minus the mean squared local correlation."
     @staticmethod
     def forward(ctx, warped, fixed, weights, eps, needed):
-        needed = [i for i in (0, 1) if needed[i]]
-        gradients = [torch.empty_like(warped, memory_format=torch.contiguous_format) for _ in needed]
-        key, work = _borrowed(warped[0, 0], weights, 1 + 2 * len(needed))
-        pairs = zip(*(images.flatten(0, 1) for images in (warped, fixed, *gradients)))
-        sums, factors = zip(*(_ncc_volume((a, b), work, eps, needed, out) for a, b, *out in pairs))
-        _give_back(key, work)
+        pairs = zip(warped.flatten(0, 1), fixed.flatten(0, 1))
+        sums, gradients = zip(*(_ncc_volume(pair, weights, eps, needed) for pair in pairs))
         ctx.needed, ctx.scale = needed, -1 / warped.numel()
-        ctx.save_for_backward(torch.stack(factors, 1).view(2, *warped.shape[:2], 1, 1, 1), *gradients)
+        ctx.save_for_backward(*(torch.stack(volumes).view_as(warped) for volumes in zip(*gradients)))
         return torch.stack(sums).sum() * ctx.scale
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, upstream):
-        (factors, *gradients), result = ctx.saved_tensors, [None] * 5
-        for i, gradient in zip(ctx.needed, gradients): result[i] = gradient * (factors[i] * upstream * ctx.scale)
+        result = [None] * 5
+        for i, gradient in zip(ctx.needed, ctx.saved_tensors): result[i] = gradient * (upstream * ctx.scale)
         return tuple(result)
 
 # %% ../nbs/04_losses.ipynb #6a94c5e4
@@ -284,7 +186,7 @@ def local_ncc(
     with torch.autocast(warped.device.type, enabled=False):
         warped, fixed = warped.to(dtype), fixed.to(dtype)
         if preset == 'released': return -_released_map(warped, fixed, weights).mean()
-        needed = [torch.is_grad_enabled() and image.requires_grad for image in (warped, fixed)]
+        needed = [i for i, image in enumerate((warped, fixed)) if torch.is_grad_enabled() and image.requires_grad]
         return _LocalNCC.apply(warped, fixed, weights, eps, needed)
 
 # %% ../nbs/04_losses.ipynb #93782bdc
@@ -297,16 +199,14 @@ def local_ncc_map(
     eps: float = 3e-3,    # as in `local_ncc`
 ) -> Tensor:              # (B, C, X, Y, Z) in [0, 1]
     "Squared local correlation at every voxel, to look at: no gradient."
-    dtype = _check_images(warped, fixed, 'paper', eps)
-    maps = torch.empty(warped.shape, dtype=dtype, device=warped.device)
+    dtype, maps = _check_images(warped, fixed, 'paper', eps), []
+    weights = _window_weights(window, kernel, sigma)
     with torch.no_grad(), torch.autocast(warped.device.type, enabled=False):
-        work = _Workspace(maps[0, 0], _window_weights(window, kernel, sigma), 1)
-        for *pair, squared in zip(*(images.to(dtype).flatten(0, 1) for images in (warped, fixed, maps))):
-            for volume, padded in zip(pair, work.images): _standardise(volume, work.window.volume(padded))
-            for slab, _, _, variances, covariance in _correlations(work, eps):
-                correlation = covariance.square() / (variances[0] * variances[1])
-                work.window.keep(correlation, slab, work.window.radius, squared)
-    return maps
+        for pair in zip(*(images.to(dtype).flatten(0, 1) for images in (warped, fixed))):
+            images, _ = zip(*map(_standardise, pair))
+            _, variances, covariance = _local_moments(images, _weight_inside(images[0], weights), weights, eps)
+            maps.append(covariance.square() / (variances[0] * variances[1]))
+    return torch.stack(maps).view(warped.shape)
 
 # %% ../nbs/04_losses.ipynb #36db346a
 class _Diffusion(torch.autograd.Function):
