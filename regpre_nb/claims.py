@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from .metrics import bootstrap_interval, per_pair
+from .metrics import bootstrap_interval, paired_wilcoxon, per_pair
 from .report import Comparison, markdown_table, published, smoothed
 from .volumes import replacing
 
@@ -30,13 +30,14 @@ class Claim:
 def gains(found: Comparison,  # of what should be better with what should be worse
          ) -> str:            # verdict
     "Whether a difference is above 0."
-    return 'reproduced' if found.low > 0 else 'not reproduced' if found.high < 0 else 'undecided'
+    if found.p_value >= 0.05 or found.low <= 0 <= found.high: return 'undecided'
+    return 'reproduced' if found.difference > 0 else 'not reproduced'
 
 
 def matches(found: Comparison,  # of what should be as good with the other
            ) -> str:            # verdict
     "Whether a difference is not below 0."
-    return 'reproduced' if found.high >= 0 else 'not reproduced'
+    return 'not reproduced' if gains(found) == 'not reproduced' else 'reproduced'
 
 
 def described(found: Comparison,  # of two methods
@@ -114,11 +115,11 @@ def _more_when_few(scores, subjects, share, seed):
     "Whether pretraining brings more with few images than with all."
     few, many = (subjects(scores[f'With pretraining, {s}']) - subjects(scores[f'W/o pretraining, {s}'])
                  for s in (share, '100 %'))
-    low, high = bootstrap_interval(few - many, seed)
-    difference = Comparison((few - many).mean(), low, high, float('nan'), len(few))
+    test = paired_wilcoxon(few, many)
+    difference = Comparison(test.difference, *bootstrap_interval(few - many, seed), test.p_value, test.pairs)
     return Claim(f'Pretraining brings more with {share} of the images than with all of them.', 'table 2',
-                 f'{few.mean():+.4f} against {many.mean():+.4f} Dice; difference {difference.difference:+.4f} '
-                 f'({low:+.4f} to {high:+.4f})', gains(difference))
+                 f'{few.mean():+.4f} against {many.mean():+.4f} Dice; difference {described(difference)}',
+                 gains(difference))
 
 # %% ../nbs/14b_claims.ipynb #4b6f4313
 def in_domain_claims(scores: Scores,    # of 4_in_domain
@@ -145,8 +146,8 @@ def speed_claim(pretrained: pd.DataFrame,  # validation.jsonl of a pretrained ne
     goal = smoothed(baseline['dice'], 3)[-1]
     reached = pretrained['step'][smoothed(pretrained['dice'], 3) >= goal]
     last = baseline['step'].iloc[-1]
-    here = (f'it has the baseline\'s last validation Dice, {goal:.3f}, after {reached.iloc[0]} of {last} steps' if len(reached)
-            else f'the baseline\'s last validation Dice, {goal:.3f}, was not reached')
+    here = f'the baseline\'s last validation Dice, {goal:.3f}, was '
+    here += f'reached after {reached.iloc[0]} of {last} steps' if len(reached) else 'not reached'
     return Claim('A pretrained network learns faster.', 'figure 5', here,
                  'reproduced' if len(reached) and reached.iloc[0] < last else 'not reproduced')
 
@@ -211,8 +212,8 @@ def claims_page(claims: Sequence[Claim],         # in order
     tables = [f'[{path.stem}](tables/{path.name})' for path in sorted((folder / 'tables').glob('*.md'))]
     parts = [f'# What the paper says, and what was found: `{folder.name}`', heading,
              'Differences are means over subjects with 95 % intervals (bootstrap); p is of the Wilcoxon signed-rank '
-             'test, uncorrected here and corrected in the tables. A gain is reproduced if its interval lies above 0, '
-             'a match if its interval reaches 0. '
+             'test, uncorrected here and corrected in the tables. A gain is reproduced if its interval lies above 0 '
+             'and p < 0.05, a match if there is no such loss; what is neither is undecided. '
              + ', '.join(f'{verdict}: {n}' for verdict, n in counts.items()) + '.',
              markdown_table(table), '## Where the paper does not agree with itself',
              '\n'.join(f'* {sentence}' for sentence in inconsistencies(root)), '## Tables and figures',
