@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .spatial import compiled
+
 # %% ../nbs/04_losses.ipynb #81897ba2
 def _window_weights(
     window: int,   # width in voxels, odd
@@ -86,9 +88,11 @@ def _local_moments(images: tuple[Tensor, Tensor], inside: Tensor, weights: list[
     "Windowed means of two standardised volumes, variances plus `eps`, and covariance."
     def mean(volume): return _window_sum(volume, weights).div_(inside)
 
+    def covariance(i, j): return mean(images[i] * images[j]).addcmul_(means[i], means[j], value=-1)
+
     means = [mean(image) for image in images]
-    variances = [mean(image * image).addcmul_(m, m, value=-1).clamp_min_(0).add_(eps) for image, m in zip(images, means)]
-    return means, variances, mean(images[0] * images[1]).addcmul_(*means, value=-1)
+    variances = [covariance(i, i).clamp_min_(0).add_(eps) for i in (0, 1)]
+    return means, variances, covariance(0, 1)
 
 # %% ../nbs/04_losses.ipynb #33a75d2b
 def _local_slopes(images, inside: Tensor, weights: list[float], eps: float, needed: list[int]) -> tuple:
@@ -126,7 +130,8 @@ class _LocalNCC(torch.autograd.Function):
     @staticmethod
     def forward(ctx, warped, fixed, weights, eps, needed):
         pairs = zip(warped.flatten(0, 1), fixed.flatten(0, 1))
-        sums, gradients = zip(*(_ncc_volume(pair, weights, eps, needed) for pair in pairs))
+        correlate = compiled('ncc_volume', warped, fixed) or _ncc_volume
+        sums, gradients = zip(*(correlate(pair, weights, eps, needed) for pair in pairs))
         ctx.needed, ctx.scale = needed, -1 / warped.numel()
         ctx.save_for_backward(*(torch.stack(volumes).view_as(warped) for volumes in zip(*gradients)))
         return torch.stack(sums).sum() * ctx.scale
