@@ -216,7 +216,8 @@ def dry_run(
             _made_up_ixi(Path(folder))
             os.environ['REGPRE_DATA'] = folder
         for done in rehearse(all_runs(profile, data, seed), Path(folder) / 'rehearsal'):
-            told = f'the same as {done.like}' if done.like else f'loss {done.loss:8.4f}  {done.seconds:6.1f} s'
+            trained = f'loss {done.loss:8.4f}' if done.run.training else 'scored'
+            told = f'the same as {done.like}' if done.like else f'{trained:13s}  {done.seconds:6.1f} s'
             typer.echo(f'{done.run.key:38s} {told}')
     typer.echo('Every run can be built and takes a step.')
 
