@@ -55,7 +55,10 @@ def _cells_of_row(ux, uy, uz, x, y, shape, corner, fx, fy, fz):
         px = min(max(np.float32(x) + ux[z], zero), last_x)
         py = min(max(np.float32(y) + uy[z], zero), last_y)
         pz = min(max(np.float32(z) + uz[z], zero), last_z)
-        i, j, k = np.int32(min(px, high_x)), np.int32(min(py, high_y)), np.int32(min(pz, high_z))
+        known = px + py + pz == px + py + pz  # a NaN is read from corner 0 and stays NaN by its fraction
+        i = np.int32(min(px, high_x) if known else zero)
+        j = np.int32(min(py, high_y) if known else zero)
+        k = np.int32(min(pz, high_z) if known else zero)
         fx[z], fy[z], fz[z] = px - np.float32(i), py - np.float32(j), pz - np.float32(k)
         corner[z] = np.uint32((i * np.int32(Y) + j) * np.int32(Z) + k)
 
