@@ -169,7 +169,9 @@ def write_sources() -> Path:
     base = f'{config.doc_host}{config.doc_baseurl}'
     for name, notebook in pages.items():
         for cell in notebook['cells']:
-            if cell['cell_type'] == 'markdown': cell['source'] = own_links(cell['source'], labels, base)
+            if cell['cell_type'] != 'markdown': continue
+            cell['source'] = own_links(cell['source'], labels, base)
+            if name == 'index.ipynb': cell['source'] = cell['source'].replace('](../results/', '](results/')
         target = SITE / 'source' / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(json.dumps(notebook, indent=1, ensure_ascii=False), encoding='utf-8')
