@@ -160,8 +160,9 @@ def _cohort_or_plan(data):
 
 def _described(run, cohort):
     "What a run learns from and starts from, in words."
+    from regpre_nb.cohorts import subset
     if not run.training: return 'nothing is trained'
-    cases = round(run.fraction * len(cohort.train))
+    cases = len(subset(cohort.train, run.fraction, run.seed))
     named = {'random': 'random pairs', 'cohort': f'{cases} images',
              'held-out': f'pairs of {len(cohort.train) - cases} other images'}
     images = named.get(run.images, f'pairs of the cohort {run.images}')

@@ -235,9 +235,9 @@ def save_score_tables(scores: dict[str, pd.DataFrame],  # label -> columns of pe
         table = score_table(on_pairs(scores, pairs), reference, cohort.groups, seed)
         which = [f'Pairs: {chosen}.'] if chosen else []
         whole = ' '.join([caption(cohort, profile, seed), explained(cohort, profile), *which])
-        text = paper(readable(table)) if chosen != SECOND_SET else readable(table)
+        text, file = (readable(table), f'{name}_subjects') if chosen == SECOND_SET else (paper(readable(table)), name)
         text = more(text)
-        save_table(table, text, folder, name if chosen != SECOND_SET else f'{name}_subjects', whole)
+        save_table(table, text, folder, file, whole)
         shown.append((whole, text))
     return shown
 

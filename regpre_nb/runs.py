@@ -164,12 +164,17 @@ def _shortened(training, share):
 IN_DOMAIN = {'ixi': ('folder', 1.0)}  # cohort -> images to pretrain on, fraction to fine-tune with
 
 
+def _in_domain_source(cohort):
+    "Images to pretrain on, and the fraction to fine-tune with."
+    return IN_DOMAIN.get(cohort.name, ('held-out', 0.6))
+
+
 def in_domain_run(profile: str,    # a key of `PROFILES`
                   cohort: Cohort,  # to fine-tune on
                   seed: int,       # of weights and batches
                  ) -> Run:
     "The run that pretrains an encoder on pairs of real images, without their labels."
-    p, (images, fraction) = load_profile(profile, cohort), IN_DOMAIN.get(cohort.name, ('held-out', 0.6))
+    p, (images, fraction) = load_profile(profile, cohort), _in_domain_source(cohort)
     fraction = fraction if images == 'held-out' else 1.0
     return Run('pretrain-in-domain', profile, cohort.name, seed, p.network, p.pretraining,
                replace(p.pretrain_training, seed=seed), images, fraction)
@@ -235,7 +240,7 @@ def _data_fraction(profile, cohort, seed):
 
 def _in_domain(profile, cohort, seed):
     "Table 3."
-    fraction = IN_DOMAIN.get(cohort.name, ('held-out', 0.6))[1]
+    _, fraction = _in_domain_source(cohort)
     starts = {'Baseline': None, 'Pretrain w/ Rand.': pretraining_run(profile, cohort, seed),
               'Pretrain in-domain': in_domain_run(profile, cohort, seed)}
     return [('Initial', initial_run(profile, cohort, seed)),
