@@ -53,6 +53,9 @@ class Cohort:
     keep: bool = True  # keep every case in memory once read; else the atlas and the last two
     label_set: str = 'all its labels'  # which structures count; printed with every score
     groups: dict[str, list[str]] | None = None  # group -> structures that are averaged first in tables
+    partners: dict[str, str] | None = None  # fixed case -> its moving case, where a pair is two images of one patient
+    spacings: dict[str, tuple[float, float, float]] | None = None  # case -> mm, where `spacing` does not hold for all
+    landmarks: Callable[[str, str], tuple[torch.Tensor, torch.Tensor]] | None = None  # moving, fixed -> points of both
     _kept: dict = field(default_factory=dict, init=False)
 
     def image(self, case: str) -> torch.Tensor:
@@ -63,11 +66,25 @@ class Cohort:
         "Label map of a case: integers, shape (1, X, Y, Z)."
         return self._get(case)[1]
 
+    def spacing_of(self, case: str) -> tuple[float, float, float]:
+        "Size of a case's voxels, mm."
+        return (self.spacings or {}).get(case, self.spacing)
+
+    def moving_for(self, fixed: str) -> str | None:
+        "The case that is always registered to this one; None where it can be any other."
+        return self.partners[fixed] if self.partners else self.atlas
+
+    @property
+    def train_pairs(self) -> tuple[tuple[str, str], ...]:
+        "Pairs (moving, fixed) of training cases, each case fixed once; any other case moves where there is no choice."
+        following = dict(zip(self.train, (*self.train[1:], *self.train[:1])))
+        return tuple((self.moving_for(case) or following[case], case) for case in self.train)
+
     @property
     def cases(self) -> tuple[str, ...]:
         "Every case of the splits and pairs, sorted, the atlas first."
         paired = {case for pair in (*self.validation_pairs, *self.test_pairs) for case in pair}
-        named = {*self.train, *self.validation, *paired} - {self.atlas}
+        named = {*self.train, *self.validation, *paired, *(self.partners or {}).values()} - {self.atlas}
         return (*([self.atlas] if self.atlas else []), *sorted(named))
 
     def __repr__(self) -> str:
@@ -130,6 +147,9 @@ COHORTS: dict[str, Callable[[str | Path | None], Cohort]] = {
     'ixi': _on_later_page('ixi', 'ixi_cohort'),
     'labelmaps': _on_later_page('labelmaps', 'labelmaps_cohort'),
     'folder': _on_later_page('manifest', 'folder_cohort'),
+    'dirlab': _on_later_page('lung', 'dirlab_cohort'),
+    'lung_phantom': _on_later_page('phantom', 'phantom_cohort'),
+    'lung_pair': _on_later_page('phantom', 'pair_cohort'),
 }
 
 # %% ../nbs/07_cohorts.ipynb #af320c59

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FINETUNE_TRAINING', 'transfer_encoder', 'cohort_batches', 'FinetuneSettings', 'registration_loss', 'warp_labels',
-           'load_pair', 'evaluate', 'cohort_validation', 'finetune', 'load_network', 'load_authors_checkpoint']
+           'load_pair', 'dice_scores', 'landmark_errors', 'landmark_scores', 'score_pair', 'evaluate',
+           'landmark_validation', 'cohort_validation', 'finetune', 'load_network', 'load_authors_checkpoint']
 
 # %% ../nbs/10_finetune.ipynb #296ef193
 import pickle
@@ -20,7 +21,7 @@ from torch import nn
 
 from .cohorts import Cohort
 from .losses import diffusion, local_ncc
-from .metrics import dice_per_label, ndv_percent, subject_rows
+from .metrics import LandmarkErrors, dice_per_label, ndv_percent, subject_rows, tre
 from .pretrain import validation_dice
 from .spatial import warp
 from .training import FitResult, TrainSettings, fit, load_weights, read_metadata, read_tensors, save_weights
@@ -51,18 +52,18 @@ def _flip_axes(flips, generator):
 
 # %% ../nbs/10_finetune.ipynb #d8a81e77
 def cohort_batches(cohort: Cohort,        # images
-                   cases: Sequence[str],  # to train on; two or more unless there is an atlas
+                   cases: Sequence[str],  # to train on; two or more unless each has its moving image
                    seed: int = 0,         # of the order of the cases
                    flips: str = 'each',   # 'each' axis with probability 1/2, 'one' axis chosen by chance, or 'none'
                   ) -> Callable[[int, torch.Generator], dict[str, torch.Tensor]]:
     "Pairs of a cohort, for `fit`: moving and fixed, (1, 1, X, Y, Z)."
-    if len(cases) < (1 if cohort.atlas else 2):
+    if len(cases) < (1 if cohort.atlas or cohort.partners else 2):
         raise InputError(f'{cohort.name}: {len(cases)} training cases are too few for pairs; use a larger fraction.')
 
     def make_batch(number, generator):
         epoch, place = divmod(number, len(cases))
         fixed = int(np.random.default_rng([seed, epoch]).permutation(len(cases))[place])
-        moving = cohort.atlas or cases[(fixed + 1 + _draw(len(cases) - 1, generator)) % len(cases)]
+        moving = cohort.moving_for(cases[fixed]) or cases[(fixed + 1 + _draw(len(cases) - 1, generator)) % len(cases)]
         axes = _flip_axes(flips, generator)
         pair = {'moving': cohort.image(moving)[None], 'fixed': cohort.image(cases[fixed])[None]}
         return {role: image.flip(axes) if axes else image for role, image in pair.items()}
@@ -124,31 +125,89 @@ def load_pair(cohort: Cohort,  # images and labels
     return images | labels
 
 
+def dice_scores(displacement: torch.Tensor,  # (1, 3, X, Y, Z), voxels
+                cohort: Cohort,              # images and labels
+                moving: str,                 # case
+                fixed: str,                  # case
+                preset: str = 'paper',       # sampling convention
+               ) -> pd.DataFrame:            # one row a structure
+    "Dice of every structure and %NDV of a pair."
+    pair, ids = load_pair(cohort, moving, fixed), list(cohort.structures)
+    pair = {name: tensor.to(displacement.device) for name, tensor in pair.items()}
+    labels = warp_labels(pair['moving_labels'], displacement, ids, preset)
+    dice = dice_per_label(labels, pair['fixed_labels'], ids)
+    ndv = ndv_percent(displacement, pair['fixed'][0, 0] > 0)
+    return subject_rows(moving, fixed, cohort.structures.values(), dice, ndv)
+
+# %% ../nbs/10_finetune.ipynb #3f5d118a
+def landmark_errors(displacement: torch.Tensor,  # (1, 3, X, Y, Z), voxels of the fixed image
+                    cohort: Cohort,              # with landmarks
+                    moving: str,                 # case
+                    fixed: str,                  # case
+                   ) -> LandmarkErrors:          # mm
+    "How far the landmarks of a pair are from where the displacement puts them."
+    points_moving, points_fixed = cohort.landmarks(moving, fixed)
+    return tre(points_fixed, points_moving, displacement, cohort.spacing_of(fixed))
+
+
+def landmark_scores(displacement: torch.Tensor,  # (1, 3, X, Y, Z), voxels
+                    cohort: Cohort,              # with landmarks
+                    moving: str,                 # case
+                    fixed: str,                  # case
+                   ) -> pd.DataFrame:            # one row a landmark
+    "Error in mm of every landmark and %NDV of a pair."
+    errors = landmark_errors(displacement, cohort, moving, fixed).per_point.tolist()
+    ndv = ndv_percent(displacement, cohort.image(fixed)[0].to(displacement.device) > 0)
+    return pd.DataFrame({'pair': f'{moving}-to-{fixed}', 'moving': moving, 'fixed': fixed,
+                         'point': range(1, len(errors) + 1), 'tre_mm': errors, 'ndv_percent': ndv})
+
+# %% ../nbs/10_finetune.ipynb #10caf6ba
+def score_pair(displacement: torch.Tensor,  # (1, 3, X, Y, Z), voxels
+               cohort: Cohort,              # images with labels or landmarks
+               moving: str,                 # case
+               fixed: str,                  # case
+               preset: str = 'paper',       # sampling convention
+              ) -> pd.DataFrame:            # some rows of per_subject.csv
+    "The scores of a pair, by its landmarks where the cohort has them, else by its labels."
+    if cohort.landmarks: return landmark_scores(displacement, cohort, moving, fixed)
+    return dice_scores(displacement, cohort, moving, fixed, preset)
+
+
 @torch.no_grad()
 def evaluate(network: Callable | None,            # moving, fixed -> displacement; None scores the pairs as they are
-             cohort: Cohort,                      # images and labels
+             cohort: Cohort,                      # images with labels or landmarks
              pairs: Sequence[tuple[str, str]],    # (moving, fixed)
              device: torch.device | str = 'cpu',  # where to compute
              preset: str = 'paper',               # sampling convention
             ) -> pd.DataFrame:                    # the columns of per_subject.csv
-    "Dice of every structure and %NDV (within the fixed image's brain or organ: intensity above 0) of every pair."
-    rows, ids = [], list(cohort.structures)
+    "Scores and %NDV (within the fixed image's brain or body: intensity above 0) of every pair."
     network = network or (lambda moving, fixed: moving.new_zeros(1, 3, *cohort.shape))
-    for moving, fixed in pairs:
-        pair = {name: tensor.to(device) for name, tensor in load_pair(cohort, moving, fixed).items()}
-        displacement = network(pair['moving'], pair['fixed'])
-        labels = warp_labels(pair['moving_labels'], displacement, ids, preset)
-        dice = dice_per_label(labels, pair['fixed_labels'], ids)
-        ndv = ndv_percent(displacement, pair['fixed'][0, 0] > 0)
-        rows.append(subject_rows(moving, fixed, cohort.structures.values(), dice, ndv))
+    rows = []
+    for pair in pairs:
+        displacement = network(*(cohort.image(case)[None].to(device) for case in pair))
+        rows.append(score_pair(displacement, cohort, *pair, preset))
     return pd.concat(rows, ignore_index=True)
 
 
-def cohort_validation(cohort: Cohort,         # images, labels and validation pairs
+def landmark_validation(network: nn.Module,  # moving, fixed -> displacement
+                        cohort: Cohort,      # with landmarks
+                       ) -> dict[str, float]:  # score; tre_mm and, for each case, its mean and standard deviation
+    "Mean error over the validation pairs, each pair counting alike; the score is its negative."
+    device, found = next(network.parameters()).device, {}
+    for moving, fixed in cohort.validation_pairs:
+        displacement = network(*(cohort.image(case)[None].to(device) for case in (moving, fixed)))
+        errors = landmark_errors(displacement, cohort, moving, fixed)
+        found |= {fixed: errors.mean, f'{fixed} sd': errors.sd}
+    mean = float(np.mean([found[fixed] for _, fixed in cohort.validation_pairs]))
+    return {'score': -mean, 'tre_mm': mean, **found}
+
+
+def cohort_validation(cohort: Cohort,         # images, labels or landmarks, and validation pairs
                       preset: str = 'paper',  # sampling convention
                      ) -> Callable[[nn.Module], dict[str, float]]:
-    "A function that scores a network: mean Dice over the cohort's validation pairs."
+    "A function that scores a network on the cohort's validation pairs: mean Dice, or the error of landmarks."
     def validate(network):
+        if cohort.landmarks: return landmark_validation(network, cohort)
         pairs = (load_pair(cohort, *names) for names in cohort.validation_pairs)
         return validation_dice(network, pairs, list(cohort.structures), preset)
     return validate
