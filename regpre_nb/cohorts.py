@@ -75,6 +75,11 @@ class Cohort:
         return self.partners[fixed] if self.partners else self.atlas
 
     @property
+    def validates_on_test(self) -> bool:
+        "Whether a test pair also chooses the network, as in the paper's lung experiment."
+        return not {*self.validation_pairs}.isdisjoint(self.test_pairs)
+
+    @property
     def train_pairs(self) -> tuple[tuple[str, str], ...]:
         "Pairs (moving, fixed) of training cases, each case fixed once; any other case moves where there is no choice."
         following = dict(zip(self.train, (*self.train[1:], *self.train[:1])))

@@ -229,9 +229,11 @@ def finetune(network: TransMorph,         # trained in place; ends with the best
     batches = batches or cohort_batches(cohort, cases, training.seed, settings.flips)
     validate = validate or cohort_validation(cohort, settings.preset)
     result = fit(network, partial(registration_loss, settings=settings), batches, training, folder, validate, progress)
+    described = dict(network=asdict(network.settings), finetuning=asdict(settings), training=asdict(training),
+                     cohort=cohort.name)
+    if cohort.validates_on_test: save_weights(network, result.folder / 'final.safetensors', **described)
     load_weights(network, result.folder / 'best.safetensors')
-    save_weights(network, result.folder / 'model.safetensors', network=asdict(network.settings),
-                 finetuning=asdict(settings), training=asdict(training), cohort=cohort.name, score=result.best_score)
+    save_weights(network, result.folder / 'model.safetensors', score=result.best_score, **described)
     return result
 
 

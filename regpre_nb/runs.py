@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from .cohorts import Cohort, check, load_cohort, subset, write_manifest
-from .finetune import FINETUNE_TRAINING, FinetuneSettings, cohort_batches, evaluate, finetune
+from .finetune import FINETUNE_TRAINING, FinetuneSettings, cohort_batches, evaluate, finetune, load_network
 from regpre_nb.pretrain import (
     ABLATIONS,
     PRETRAIN,
@@ -89,14 +89,21 @@ def _fractions(cohort):
     return tuple(sorted(counts.values(), reverse=True))
 
 
+def _flips(cohort):
+    "How training pairs are flipped: lungs along one axis by chance (paper, appendix H)."
+    return FinetuneSettings(flips='one') if cohort.landmarks else FinetuneSettings()
+
+
 def _smoke(cohort):
     steps = TrainSettings(steps=4, learning_rate=1e-3, log_every=1)
     pairs = PretrainSettings(shape=(16, 16, 16), cell=8, amplitudes=(1, 2), validation_pairs=2)
-    return Profile(SETTINGS['tiny'], pairs, steps, FinetuneSettings(), steps, fractions=(1.0, 0.5), same_steps=(0.5,),
+    return Profile(SETTINGS['tiny'], pairs, steps, _flips(cohort), steps, fractions=(1.0, 0.5), same_steps=(0.5,),
                    test_pairs=6, validation_pairs=2)
 
 
-CPU_STEPS = {'hippocampus': (1500, 1200), 'labelmaps': (1000, 700)}  # random pairs, fine-tuning steps
+CPU_STEPS = {  # random pairs, fine-tuning steps
+    'hippocampus': (1500, 1200), 'labelmaps': (1000, 700),
+    'lung_phantom': (1500, 1600)}  # 400 epochs of four pairs, as in the paper
 
 
 def _cpu(cohort):
@@ -108,7 +115,7 @@ def _cpu(cohort):
                    PretrainSettings(shape=cohort.shape, cell=16, amplitudes=(1.2, 1.8, 2.4, 4.2, 4.8, 5.4),
                                     kernel='box', validation_pairs=8),
                    TrainSettings(pretrain_steps, learning_rate=1e-3, validate_every=pretrain_steps // 4, **common),
-                   FinetuneSettings(),
+                   _flips(cohort),
                    TrainSettings(finetune_steps, learning_rate=5e-4, validate_every=finetune_steps // 20, **common),
                    fractions=fractions, same_steps=tuple(f for f in fractions if f <= 0.1) or fractions[-1:],
                    beyond=not quick)
@@ -117,9 +124,10 @@ def _cpu(cohort):
 def _paper(cohort):
     window = tuple(max(n // 64, 1) for n in cohort.shape)  # the authors' rule
     epoch, fractions = len(cohort.train), _fractions(cohort)
+    lengths = dict(steps=(400 if cohort.landmarks else 250) * epoch, steps_per_epoch=epoch, validate_every=epoch)
     return Profile(settings_named('paper', window=window), replace(PRETRAIN['paper'], shape=cohort.shape),
-                   PRETRAIN_TRAINING['paper'], FinetuneSettings(),
-                   replace(FINETUNE_TRAINING['paper'], steps=250 * epoch, steps_per_epoch=epoch, validate_every=epoch),
+                   PRETRAIN_TRAINING['paper'], _flips(cohort),
+                   replace(FINETUNE_TRAINING['paper'], **lengths),
                    fractions=fractions, same_steps=fractions[1:])
 
 
@@ -342,11 +350,19 @@ def _finetune(run, cohort, folder, root, progress):
     return network
 
 
-def _score(run, network, cohort, folder):
+def _score(run, network, cohort, folder, name='per_subject'):
     "Write per_subject.csv."
     device = next(network.parameters()).device if network else 'cpu'
     scores = evaluate(network, cohort, cohort.test_pairs[:run.test_pairs], device)
-    with replacing(folder / 'per_subject.csv') as path: scores.to_csv(path, index=False)
+    with replacing(folder / f'{name}.csv') as path: scores.to_csv(path, index=False)
+
+
+def _score_all(run, network, cohort, folder):
+    "Score the network, and the one after the last step where a test pair has chosen the first."
+    _score(run, network, cohort, folder)
+    if not (folder / 'final.safetensors').exists(): return
+    final = load_network(folder / 'final.safetensors').to(next(network.parameters()).device)
+    _score(run, final, cohort, folder, 'per_subject_final')
 
 # %% ../nbs/14_runs.ipynb #e5e9c788
 def _train(run, folder, root, progress, rank, checked):
@@ -357,7 +373,7 @@ def _train(run, folder, root, progress, rank, checked):
     if run.pretrains: _pretrain(run, cohort, folder, progress)
     elif run.task: network = _finetune(run, cohort, folder, root, progress)
     if rank: return
-    if not run.pretrains: _score(run, network, cohort, folder)
+    if not run.pretrains: _score_all(run, network, cohort, folder)
     write_json(folder / 'run.json', {'key': run.key, 'run': asdict(run), 'data': cohort.description,
                                      'seconds': time.time() - start, 'environment': run_environment()})
 
