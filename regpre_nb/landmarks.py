@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['case_errors', 'average_error', 'error_units', 'compare_errors', 'landmark_table', 'case_table', 'readable_errors',
-           'beside_table5', 'leave_one_out', 'lung_claims']
+           'beside_table5', 'leave_one_out', 'lung_claims', 'lung_inconsistencies']
 
-# %% ../nbs/14c_landmarks.ipynb #3a2c8cba
+# %% ../nbs/14c_landmarks.ipynb #f89bf5a9
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from .metrics import bootstrap_interval, holm, paired_wilcoxon
 from .report import Comparison, published
 from .volumes import InputError
 
-# %% ../nbs/14c_landmarks.ipynb #4e3ce526
+# %% ../nbs/14c_landmarks.ipynb #76ebefe9
 def case_errors(scores: pd.DataFrame,  # per_subject.csv of a cohort with landmarks
                ) -> pd.DataFrame:      # index fixed; columns mean and sd (mm), points, outside, ndv_percent
     "One row a case, in the order of the file."
@@ -28,7 +28,7 @@ def case_errors(scores: pd.DataFrame,  # per_subject.csv of a cohort with landma
     errors = cases['tre_mm'].agg(mean='mean', sd='std', points='count')
     return errors.assign(outside=cases['tre_mm'].size() - errors['points'], ndv_percent=cases['ndv_percent'].first())
 
-# %% ../nbs/14c_landmarks.ipynb #5f1db5df
+# %% ../nbs/14c_landmarks.ipynb #0c16b2ad
 def average_error(scores: pd.DataFrame,  # per_subject.csv of a cohort with landmarks
                  ) -> pd.Series:  # mean, sd_cases, sd_pooled (mm), ndv_percent, cases, points, outside
     "Averages over cases: of their means, of their standard deviations (the paper's), and the spread of all landmarks."
@@ -37,7 +37,7 @@ def average_error(scores: pd.DataFrame,  # per_subject.csv of a cohort with land
                       'ndv_percent': cases['ndv_percent'].mean(), 'cases': len(cases), 'points': cases['points'].sum(),
                       'outside': cases['outside'].sum()})
 
-# %% ../nbs/14c_landmarks.ipynb #502ffb72
+# %% ../nbs/14c_landmarks.ipynb #e40aa9fa
 def error_units(scores: pd.DataFrame,  # per_subject.csv of a cohort with landmarks
                ) -> pd.Series:         # mm; index the case, or the landmark where there is one case only
     "What a paired test compares: the means of cases, or the landmarks of a single case."
@@ -54,7 +54,7 @@ def compare_errors(scores: pd.DataFrame,     # per_subject.csv of a cohort with 
     test = paired_wilcoxon(one, other)
     return Comparison(test.difference, *bootstrap_interval(one - other, seed), test.p_value, test.pairs)
 
-# %% ../nbs/14c_landmarks.ipynb #fa675c90
+# %% ../nbs/14c_landmarks.ipynb #9e39861c
 def _differences(scores, reference, seed):
     "Paired comparisons of labels with their references, p-values corrected over all of them."
     tests = {label: compare_errors(scores[label], scores[other], seed) for label, other in reference.items()}
@@ -88,7 +88,7 @@ def case_table(scores: Mapping[str, pd.DataFrame],  # label -> per_subject.csv, 
     table = pd.DataFrame({label: column(frame) for label, frame in scores.items()})
     return table.rename_axis('case').reset_index()
 
-# %% ../nbs/14c_landmarks.ipynb #14c44a70
+# %% ../nbs/14c_landmarks.ipynb #28bcd1e2
 def readable_errors(table: pd.DataFrame,  # from `landmark_table`
                    ) -> pd.DataFrame:     # text, a few columns
     "The averages as people read them."
@@ -119,7 +119,7 @@ def beside_table5(text: pd.DataFrame,       # from `case_table`
     return text.assign(**{heading: [shown(case, column) for case in text['case']]
                           for heading, column in columns.items()})
 
-# %% ../nbs/14c_landmarks.ipynb #9a9008e3
+# %% ../nbs/14c_landmarks.ipynb #373bd53c
 def leave_one_out(validation: pd.DataFrame,  # validation.jsonl of a run on a cohort with landmarks
                   cases: Sequence[str],      # fixed cases of the validation pairs
                  ) -> pd.DataFrame:          # index case; columns mean, sd (mm), step
@@ -132,7 +132,7 @@ def leave_one_out(validation: pd.DataFrame,  # validation.jsonl of a run on a co
         rows[case] = {'mean': row[case], 'sd': row[f'{case} sd'], 'step': row['step']}
     return pd.DataFrame.from_dict(rows, orient='index')
 
-# %% ../nbs/14c_landmarks.ipynb #07196264
+# %% ../nbs/14c_landmarks.ipynb #ecdcc32f
 def _millimetres(found: Comparison) -> str:
     "A difference of errors with its interval and test."
     unit = 'landmarks' if found.subjects > 20 else 'cases'
@@ -177,3 +177,14 @@ def lung_claims(scores: Mapping[str, pd.DataFrame],  # label -> per_subject.csv
                        f'the largest %NDV of a case is {worst[0]:.4f} ({worst[1]})',
                        'reproduced' if worst[0] < 0.005 else 'not reproduced'))
     return found
+
+
+def lung_inconsistencies(root: str | Path,  # the project's folder
+                        ) -> list[str]:     # sentences
+    "What table 5 does not say of itself."
+    paper = published(root, 5, 'tre_mm')
+    third, scratch = (paper.loc[('3', label), 'mean'] for label in ('TransMorph w/ pretraining', 'TransMorph'))
+    return ['The ± of the average in table 5 is the mean of the six standard deviations, not that of all landmarks.',
+            'The six validation cases choose the network and are the cases of the table; there is no test case.',
+            f'On case 3 pretraining raises the error, from {scratch:.3f} to {third:.3f} mm.',
+            'How images are windowed, which phase is fixed and the loss are not stated.']
