@@ -3,12 +3,14 @@
 from pathlib import Path
 
 from regpre_nb.report import results_folder
-from regpre_nb.runs import STUDIES, all_runs, run_folder, study_runs
+from regpre_nb.runs import all_runs, run_folder, studies, study_runs
 
 PROFILE, DATA, SEED = config['profile'], config['data'], int(config['seed'])
 ASKED = dict(profile=PROFILE, data=DATA, seed=SEED)
 RUNS = {run.key: run for run in all_runs(**ASKED)}
-RUN_FOLDER = Path('runs') / f'{PROFILE}-{DATA}'
+STUDIES = studies(DATA)
+GROUPS = {run_folder(run, '.').parent.name for run in RUNS.values()}  # more than one where another cohort trains
+LOGS = Path('runs') / f'{PROFILE}-{DATA}'
 RESULTS = results_folder(**ASKED)
 
 
@@ -31,6 +33,7 @@ def needed_by_study(wildcards):
 wildcard_constraints:
     key='|'.join(RUNS),
     study='|'.join(STUDIES),
+    group='|'.join(GROUPS),
 
 
 rule all:
@@ -40,8 +43,8 @@ rule all:
 
 rule run:
     input: needed_by_run
-    output: RUN_FOLDER / '{key}' / 'run.json'
-    log: RUN_FOLDER / '{key}' / 'output.txt'
+    output: Path('runs') / '{group}' / '{key}' / 'run.json'
+    log: Path('runs') / '{group}' / '{key}' / 'output.txt'
     threads: 1
     resources: gpu=1
     shell: 'regpre train {wildcards.key} --profile {PROFILE} --data {DATA} --seed {SEED} > {log} 2>&1'
@@ -50,6 +53,6 @@ rule run:
 rule study:
     input: needed_by_study, notebook='nbs/studies/{study}.ipynb'
     output: RESULTS / 'notebooks' / '{study}.ipynb'
-    log: RUN_FOLDER / '{study}.txt'
+    log: LOGS / '{study}.txt'
     threads: 1
     shell: 'regpre study {wildcards.study} --profile {PROFILE} --data {DATA} --seed {SEED} > {log} 2>&1'
