@@ -222,7 +222,7 @@ def read_points(
     count: int | None = 300,  # how many points there should be; None: any number
 ) -> np.ndarray:  # (count, 3), float64: voxel indices from 0, in the order of the array axes
     "Read landmarks; raise `InputError` for everything that makes them doubtful."
-    lines = path.read_text(errors='replace').splitlines()
+    lines = path.read_text(encoding='utf-8-sig', errors='replace').splitlines()
     filled = [i + 1 for i, line in enumerate(lines) if line.strip()]
     if not filled: raise InputError(f'{path}: holds no points, it is empty; copy it again.')
     points = np.array([_three_numbers(lines[i - 1], f'{path}: line {i}') for i in filled])
@@ -467,7 +467,8 @@ def lung_cohort(
     rule: str = 'exact',  # how landmarks follow the image: 'exact' by formula, or 'sphere' as in the paper
 ) -> Cohort:  # T50 to T00 of each patient; cases 7 and up train, 1 to 6 validate and test
     "The cohort of a folder in DIR-Lab's format."
-    if rule not in ('exact', 'sphere'): raise ValueError(f"lung_cohort: rule is 'exact' or 'sphere', got {rule!r}")
+    if rule not in ('exact', 'sphere') or size % 16 or size < 16:
+        raise ValueError(f"lung_cohort: rule is 'exact' or 'sphere' and size a multiple of 16, got {rule!r} and {size}")
     root = Path(root)
     table = case_table(root) if table is None else dict(table)
     for case, phase in product(table, (FIXED, MOVING)): find_image(root, case, phase), find_points(root, case, phase)
@@ -504,7 +505,9 @@ def _dirlab_root(folder: str | Path | None) -> Path:
 
 def _what_it_is(root: Path) -> tuple[str, bool]:
     "A phrase on the data of a folder, and whether they are simulated: then a file PHANTOM says what they are."
-    if not (root/'PHANTOM').is_file(): return 'real 4DCT of the DIR-Lab, T50 to T00', False
+    if not (root/'PHANTOM').is_file():
+        if (root/'cases.csv').is_file(): return "CT of breathing in DIR-Lab's format, with a table of its own", False
+        return 'real 4DCT of the DIR-Lab', False
     said = (root/'PHANTOM').read_text(errors='replace').strip().splitlines()
     return said[0] if said else "simulated, in DIR-Lab's format", True
 
@@ -577,6 +580,9 @@ def _pair_problems(
     if abs(distance - info.initial) >= TOLERANCE:
         problems.append((f'the landmarks lie {distance:.2f} mm apart, published are {info.initial:.2f} mm; they are of '
                          'another case, or the order of the axes or the spacing is not their own', False))
+    if len(points) == 2 and points[FIXED][:, 2].mean() < points[MOVING][:, 2].mean():
+        problems.append((f'the landmarks of {FIXED} lie higher than those of {MOVING}, but breathing in moves lungs '
+                         'down; are the phases exchanged?', True))
     if len(masks) == 2 and masks[FIXED].sum() < masks[MOVING].sum():
         problems.append((f'the lungs of {FIXED} are smaller than those of {MOVING}, but {FIXED} should be the '
                          'breath in; are the phases exchanged?', True))

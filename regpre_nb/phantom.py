@@ -81,7 +81,7 @@ def geometric_thorax() -> Anatomy:  # 3 mm voxels
     points = 3*torch.stack(torch.meshgrid(*(torch.arange(n).float() for n in (96, 80, 104)), indexing='ij'))
     x, y, z = points
     skin = ((x - 144)/132)**2 + ((y - 118)/98)**2 + (torch.relu(70 - z)/95)**2
-    sides = [_ellipsoid(points, (144 + side, 112, 185), (52, 72, 160)) < 1 for side in (-62, 62)]
+    sides = [_ellipsoid(points, (144 + side, 115, 185), (46, 60, 160)) < 1 for side in (-62, 62)]
     dome = 225 - 30*torch.exp(-((x - 144).abs() - 60)**2/2500 - (y - 105)**2/3600)
     heart = _ellipsoid(points, (160, 90, 190), (52, 45, 60)) < 1
     lung = (sides[0] | sides[1]) & (z < dome) & ~heart
