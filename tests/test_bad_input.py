@@ -4,6 +4,7 @@ import pickle
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from conftest import ROOT
 
 from regpre_nb.cli import main
 from regpre_nb.cohorts import load_cohort
+from regpre_nb.phantom import make_phantom
 from regpre_nb.runs import finetuning_run, initial_run, pretraining_run, run_folder
 
 BAD = name('004')  # the case that is spoilt
@@ -62,7 +64,7 @@ def test_unknown_profile(tmp_path):
 
 def test_unknown_data():
     refused(regpre('reproduce', '--data', 'hippo', '--root', ROOT), 'hippo:',
-            'folder, hippocampus, ixi, labelmaps, template')
+            'folder, hippocampus, ixi, labelmaps, lung_pair, lung_phantom, template')
 
 
 @pytest.mark.parametrize('command', [('runs',), ('train', 'initial')], ids=lambda command: command[0])
@@ -258,7 +260,8 @@ def test_bad_ixi_ends_a_run(tmp_path):
 @pytest.mark.parametrize('arguments, mentions', [
     (('check', 'moon'), ['moon', 'template']), (('check', 'ixi'), ['REGPRE_DATA']),
     (('convert', 'moon', '.', 'out'), ['moon', 'ixi']), (('convert', 'ixi', '.', 'out'), ['no IXI data']),
-    (('convert', 'ixi', 'absent', 'out'), ['absent', 'no such folder']), (('check', 'folder', '.'), ['manifest.csv'])],
+    (('convert', 'ixi', 'absent', 'out'), ['absent', 'no such folder']), (('check', 'folder', '.'), ['manifest.csv']),
+    (('check', 'dirlab', '.'), ['no DIR-Lab'])],
     ids=lambda given: ' '.join(given) if isinstance(given, tuple) else '')
 def test_data_commands(tmp_path, arguments, mentions):
     refused(regpre('data', *arguments, cwd=tmp_path), *mentions)
@@ -269,6 +272,52 @@ def test_convert_stops_at_a_bad_file(tmp_path):
     root, trace = spoilt_ixi(tmp_path)
     refused(regpre('data', 'convert', 'ixi', tmp_path, tmp_path / 'nifti'), root / 'Train' / 'subject_1.pkl', 'NaN')
     assert not list((tmp_path / 'nifti').rglob('*.gz'))
+
+
+# Lungs in DIR-Lab's format
+
+def rewritten(edit):
+    "A function that replaces the lines of a file."
+    return lambda path: path.write_text('\n'.join(edit(path.read_text().splitlines())) + '\n')
+
+
+def shifted(lines):
+    "The same points, counted from 0; the first one lies in the first plane."
+    points = [[int(word) - 1 for word in line.split()] for line in lines]
+    return ['\t'.join(map(str, point)) for point in [[0, *points[0][1:]], *points[1:]]]
+
+
+LUNGS = {  # what is wrong -> (file, what is done to it, what the message mentions)
+    '299 rows': ('T00_xyz.txt', rewritten(lambda lines: lines[:-1]), ['299', '300']),
+    'commas': ('T00_xyz.txt', rewritten(lambda lines: [','.join(line.split()) for line in lines]), ["','", 'spaces or tabs']),
+    'from 0': ('T50_xyz.txt', rewritten(shifted), ['from 0', 'from 1']),
+    'swapped axes': ('T50_xyz.txt', rewritten(lambda lines: [' '.join(line.split()[::-1]) for line in lines]), ['axes']),
+    'out of range': ('T50_xyz.txt', rewritten(lambda lines: ['1 2 4000', *lines[1:]]), ['4000']),
+    'no numbers': ('T50_xyz.txt', rewritten(lambda lines: ['x y z', *lines[1:]]), ['x y z']),
+    'empty file': ('T00_xyz.txt', rewritten(lambda lines: []), ['empty']),
+    'no landmarks': ('T50_xyz.txt', Path.unlink, ['landmarks', 'T50']),
+    'cut image': ('T00_s.img', truncate, ['bytes']),
+    'no image': ('T50_s.img', Path.unlink, ['image', 'T50']),
+}
+
+
+@pytest.fixture(scope='module')
+def breathing(tmp_path_factory):
+    "A small phantom in DIR-Lab's format."
+    return make_phantom(tmp_path_factory.mktemp('lung') / 'dirlab', scale=8, cases=1)
+
+
+@pytest.mark.parametrize('wrong', LUNGS)
+def test_spoilt_lungs(breathing, tmp_path, wrong):
+    "Each fault of a case gets a line of its own."
+    ending, spoil, mentions = LUNGS[wrong]
+    shutil.copytree(breathing, tmp_path / 'dirlab')
+    path, = (tmp_path / 'dirlab').rglob(f'*{ending}')
+    spoil(path)
+    done = regpre('data', 'check', 'dirlab', tmp_path)
+    assert done.returncode == 2 and 'listed above' in done.stderr, done.stderr
+    line = next(line for line in done.stdout.splitlines() if line.startswith('case 1:'))
+    for mention in mentions: assert mention in line, line
 
 
 # A manifest
