@@ -291,8 +291,8 @@ GRIDS: dict[str, list[dict]] = {
     ],
     'syn': [
         *SETTINGS['syn'].values(),
-        _SYN | {'reg_iterations': [100, 70, 50]},
-        _SYN | {'transform': 'SyNOnly', 'reg_iterations': [100, 70, 50]},
+        _SYN | {'transform': 'SyNOnly'},
+        _SYN | {'transform': 'SyNOnly', 'reg_iterations': [100, 70, 20]},
         _SYN | {'transform': 'SyNOnly', 'syn_metric': 'CC', 'syn_sampling': 2, 'reg_iterations': [100, 70, 20]},
     ],
     'greedy': [
@@ -336,11 +336,11 @@ def _answer(request, folder):
     if refused := _refusal(adapter, request['settings'], request['label']): return {'refused': refused}
     images = [np.load(folder/f'{name}.npy') for name in ('moving', 'fixed')]
     torch.set_num_threads(request['threads'])
-    start = time.perf_counter()
+    start, busy = time.perf_counter(), sum(os.times()[:4])
     displacement = adapter(*images, tuple(request['spacing']), request['threads'], **request['settings'])
-    seconds = time.perf_counter() - start
+    spent = {'seconds': time.perf_counter() - start, 'cpu_seconds': sum(os.times()[:4]) - busy, 'peak_mb': _peak_mb()}
     np.save(folder/'displacement.npy', np.asarray(displacement, np.float32))
-    return {'seconds': seconds, 'peak_mb': _peak_mb()}
+    return spent
 
 
 def _work(folder):
@@ -434,6 +434,7 @@ class Registered:
     settings: dict
     displacement: torch.Tensor | None = None  # (1, 3, X, Y, Z), float32, voxels of the fixed grid, pulls back
     seconds: float = math.nan  # of the method itself
+    cpu_seconds: float = math.nan  # of the processor, all threads together
     peak_mb: float = math.nan  # largest resident memory of its process
     versions: dict[str, str | None] | None = None  # package -> version
     failure: str | None = None  # one sentence
@@ -501,7 +502,10 @@ def recovery_error(
     inside = (..., *(slice(margin, -margin) for _ in range(3)))
     return (displacement - known).norm(dim=1)[inside].mean().item()
 
-# %% ../nbs/11_baselines.ipynb #ff2d59f6
+# %% ../nbs/11_baselines.ipynb #94678010
+_SPENT = ('seconds', 'cpu_seconds', 'peak_mb')
+
+
 def _key(request, images, versions):
     "A hash of all that the result depends on."
     made_of = {k: v for k, v in request.items() if k != 'label'} | {'versions': versions}
@@ -518,16 +522,15 @@ def _load(path, key):
         kept = {name: record[name] for name in ('method', 'settings', 'versions', 'failure')}
         if record['failure']: return Registered(**kept)
         with np.load(path.with_name(f'{path.name}.npz')) as file: field = torch.from_numpy(file['displacement'])
-        return Registered(**kept, displacement=field, seconds=record['seconds'], peak_mb=record['peak_mb'])
+        return Registered(**kept, displacement=field, **{name: record[name] for name in _SPENT})
 
 
 def _store(path, key, done, request, limit):
     "Write a result; the record comes last."
     record = {'key': key, 'method': done.method, 'settings': done.settings, 'versions': done.versions,
-              'failure': done.failure, 'seconds': None, 'peak_mb': None, 'threads': request['threads'],
-              'spacing': request['spacing'], 'limit': limit}
+              'failure': done.failure, 'threads': request['threads'], 'spacing': request['spacing'], 'limit': limit}
+    record |= {name: None if done.failure else round(getattr(done, name), 3) for name in _SPENT}
     if not done.failure:
-        record |= {'seconds': round(done.seconds, 3), 'peak_mb': round(done.peak_mb, 1)}
         with replacing(path.with_name(f'{path.name}.npz')) as temporary, open(temporary, 'wb') as file:
             np.savez_compressed(file, displacement=done.displacement.numpy())
     with replacing(path.with_name(f'{path.name}.json')) as temporary:
@@ -557,7 +560,7 @@ def cached(
     _store(path, key, done, request, limit)
     return done
 
-# %% ../nbs/11_baselines.ipynb #d1bb7ebe
+# %% ../nbs/11_baselines.ipynb #adf355b7
 def choose_settings(
     method: str,  # one of `METHODS`
     pairs: Iterable[tuple],  # (moving, fixed, spacing, ...), training pairs
@@ -568,31 +571,29 @@ def choose_settings(
     folder: str | Path | None = None,  # keep the results there, see `cached`
 ) -> tuple[dict | None, pd.DataFrame]:  # the best, None if all fail; a row for each tried, best first
     "Try settings on training pairs."
-    grid = [_as_settings(method, tried) for tried in (GRIDS[method] if grid is None else grid)]
-    rows, pairs = [], list(pairs)
-    for settings in grid:
-        scored = []
-        for number, pair in enumerate(pairs):
-            with tempfile.TemporaryDirectory() as passing:
-                done = cached(folder or passing, method, settings, f'{method}-{_short(settings)}-{number}', *pair[:3],
-                              limit=limit, threads=threads)
-            value = math.nan if done.failure else float(score(done.displacement, pair))
-            scored.append((value, done.seconds, done.peak_mb, done.failure))
-        rows.append(_summary(settings, scored))
+    rows, pairs, how = [], list(pairs), {'limit': limit, 'threads': threads}
+    if not pairs: raise InputError(f'settings of {method}: no pairs to choose by; give some training pairs.')
+    for settings in (_as_settings(method, tried) for tried in (GRIDS[method] if grid is None else grid)):
+        found = [_try(method, settings, pair, number, folder, how) for number, pair in enumerate(pairs)]
+        scores = [math.nan if done.failure else float(score(done.displacement, pair))
+                  for done, pair in zip(found, pairs, strict=True)]
+        rows.append(_summary(settings, scores, found))
     table = pd.DataFrame(rows).sort_values(['failed', 'score'], ascending=[True, False], kind='stable',
                                            ignore_index=True)
     sound = table[(table['failed'] == 0) & table['score'].notna()]
     return (sound['settings'].iloc[0] if len(sound) else None), table
 
 
-def _short(settings):
-    "A hash of settings."
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+def _try(method, settings, pair, number, folder, how):
+    "Register a pair, or find it in the folder."
+    if folder is None: return register_pair(method, *pair[:3], settings, **how)
+    short = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    return cached(folder, method, settings, f'{method}-{short}-{number}', *pair[:3], **how)
 
 
-def _summary(settings, scored):
+def _summary(settings, scores, found):
     "A row of the table: means over pairs, the largest memory, and why it failed."
-    frame = pd.DataFrame(scored, columns=['score', 'seconds', 'peak_mb', 'failure'])
-    failures = frame['failure'].dropna()
-    return {'settings': settings, 'score': frame['score'].mean(skipna=False), 'seconds': frame['seconds'].mean(),
-            'peak_mb': frame['peak_mb'].max(), 'failed': len(failures), 'failure': next(iter(failures), None)}
+    failures = [done.failure for done in found if done.failure]
+    means = {name: np.mean([getattr(done, name) for done in found]) for name in ('seconds', 'cpu_seconds')}
+    return {'settings': settings, 'score': np.mean(scores), **means, 'peak_mb': max(done.peak_mb for done in found),
+            'failed': len(failures), 'failure': failures[0] if failures else None}
