@@ -8,6 +8,7 @@ here = Path(__file__).parent
 parser = ConfigParser(delimiters=['='])
 parser.read(here / 'settings.ini', encoding='utf-8')
 settings = parser['DEFAULT']
+extras = ('dev', 'fast', 'bench', 'baselines')
 
 setup(
     name=settings['lib_name'],
@@ -21,7 +22,7 @@ setup(
     packages=find_packages(include=[settings['lib_path'], f"{settings['lib_path']}.*"]),
     python_requires=f">={settings['min_python']}",
     install_requires=settings['requirements'].split(),
-    extras_require={extra: settings[f'{extra}_requirements'].split() for extra in ('dev', 'fast', 'bench')},
+    extras_require={extra: settings[f'{extra}_requirements'].split() for extra in extras},
     entry_points={
         'console_scripts': [f"regpre={settings['lib_path']}.cli:main"],
         'nbdev': [f"{settings['lib_path']}={settings['lib_path']}._modidx:d"],

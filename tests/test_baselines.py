@@ -1,0 +1,151 @@
+"Classical methods: each that is installed finds a known displacement, failures are answers, results are kept."
+import math
+import subprocess
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from regpre_nb import baselines
+from regpre_nb.baselines import (
+    METHODS,
+    Method,
+    Registered,
+    cached,
+    choose_settings,
+    missing,
+    recovery_error,
+    register_pair,
+    textured_pair,
+)
+from regpre_nb.spatial import warp
+
+SPACING = (1.5, 1., 1.2)
+IMAGE = torch.rand(1, 1, 8, 9, 10, generator=torch.Generator().manual_seed(0))
+BAD = '''
+import numpy as np
+
+
+def small(moving, *_): return moving
+def empty(moving, *_): return np.full((3, *moving.shape), np.nan)
+def strange(moving, fixed, spacing, threads, *, order=1): raise OSError('two\\nlines')
+'''
+
+
+@pytest.mark.parametrize('method', ['convexadam', 'syn', 'greedy'])
+def test_recovers_a_translation(method):
+    "Other sizes and spacings than on the page, and two threads."
+    if reason := missing(method): pytest.skip(reason)
+    moving, fixed, known = textured_pair('translation', (48, 32, 40), seed=1)
+    done = register_pair(method, moving, fixed, SPACING, limit=300, threads=2)
+    assert done.failure is None and recovery_error(done.displacement, known) < 0.5
+    assert done.displacement.shape == (1, 3, 48, 32, 40) and done.displacement.dtype == torch.float32
+    assert done.seconds > 0 and done.cpu_seconds > 0 and 100 < done.peak_mb < 4000 and all(done.versions.values())
+
+
+def test_syn_agrees_with_ants():
+    "The moving image is where ANTs itself puts it, affine stage and all."
+    ants = pytest.importorskip('ants')
+    moving, fixed, _ = textured_pair('smooth', (32, 40, 24))
+    called, images, apply = [], [], ants.apply_transforms
+
+    def watched(fixed, moving, transforms, **how):
+        images.append(apply(fixed, moving, transforms).numpy())
+        called.append(how)
+        return apply(fixed, moving, transforms, **how)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ants, 'apply_transforms', watched)
+        found = baselines.syn(moving[0, 0].numpy(), fixed[0, 0].numpy(), SPACING, reg_iterations=(20, 0))
+    ours = warp(moving, torch.from_numpy(np.asarray(found, np.float32))[None])[0, 0].numpy()
+    inside = (slice(5, -5),)*3
+    assert len(called) == 1 and np.abs(ours - images[0])[inside].max() < 1e-3
+
+
+def test_what_an_adapter_returns_is_checked(tmp_path, monkeypatch):
+    "A wrong shape, NaN and an exception are failures; a wrong setting is a wrong request."
+    (tmp_path / 'bad.py').write_text(BAD)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ('small', 'empty', 'strange'):
+        monkeypatch.setitem(METHODS, name, Method(name, f'bad:{name}', '', ''))
+    said = {name: register_pair(name, IMAGE, IMAGE, SPACING).failure for name in ('small', 'empty', 'strange')}
+    assert said == {'small': 'small returned an array of shape (8, 9, 10).',
+                    'empty': 'empty returned NaN or infinite displacements.',
+                    'strange': 'strange stopped with OSError: two lines.'}
+    with pytest.raises(baselines.InputError, match='^color: no setting of strange; choose from order.$'):
+        register_pair('strange', IMAGE, IMAGE, SPACING, {'color': 1})
+    monkeypatch.setitem(METHODS, 'absent', Method('Absent', 'bad:absent', '', ''))
+    assert 'AttributeError' in register_pair('absent', IMAGE, IMAGE, SPACING).failure
+
+
+def test_the_whole_group_ends(tmp_path):
+    "What the process started ends with it, at the limit and after a normal end."
+    for ending, said in (('wait', 'did not finish within 1 s'), ('exit 0', None)):
+        process = subprocess.Popen(['sh', '-c', f'sleep 60 & echo $! > pid; {ending}'], cwd=tmp_path,
+                                   start_new_session=True)
+        started = time.monotonic()
+        assert baselines._wait(process, 1) == said and time.monotonic() - started < 30
+        pid = (tmp_path / 'pid').read_text().strip()
+        state = subprocess.run(['ps', '-o', 'stat=', '-p', pid], capture_output=True, text=True).stdout.strip()
+        assert state[:1] in ('', 'Z'), state  # gone, or ended and not yet cleared away
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    "Nothing is run: displacements are the setting `value` everywhere, and -1 fails."
+    calls = []
+
+    def register(method, moving, fixed, spacing, settings, limit, threads):
+        calls.append(settings)
+        if settings['value'] < 0: return Registered(method, settings, versions={}, failure='Fake did not finish.')
+        field = torch.full((1, 3, *moving.shape[-3:]), float(settings['value']))
+        return Registered(method, settings, field, seconds=2, cpu_seconds=1, peak_mb=300, versions={})
+    monkeypatch.setattr(baselines, 'register_pair', register)
+    monkeypatch.setitem(METHODS, 'fake', Method('Fake', 'nowhere:run', '', ''))
+    return calls
+
+
+def test_cached(tmp_path, fake):
+    "Read again only if images, settings and spacing are the same and the file is whole."
+    def get(value=2, moving=IMAGE, spacing=SPACING, **how):
+        return cached(tmp_path, 'fake', {'value': value}, 'pair', moving, IMAGE, spacing, **how)
+    first, second = get(), get()
+    assert len(fake) == 1 and torch.equal(first.displacement, second.displacement)
+    assert (second.seconds, second.cpu_seconds, second.peak_mb, second.failure) == (2, 1, 300, None)
+    for number, change in enumerate([{'value': 3}, {'moving': IMAGE.flip(2)}, {'spacing': (1, 1, 1)}], 2):
+        get(**change)
+        get(**change)
+        assert len(fake) == number, change
+    (tmp_path / 'pair.npz').write_bytes(b'half a file')
+    assert get(spacing=(1, 1, 1)).displacement.eq(2).all() and len(fake) == 5
+    (tmp_path / 'pair.json').write_text('{')
+    get(spacing=(1, 1, 1))
+    assert len(fake) == 6 and sorted(path.name for path in tmp_path.iterdir()) == ['pair.json', 'pair.npz']
+
+
+def test_a_failure_is_kept(tmp_path, fake):
+    "And tried again when asked to."
+    for retry, calls in ((False, 1), (False, 1), (True, 2)):
+        done = cached(tmp_path, 'fake', {'value': -1}, 'pair', IMAGE, IMAGE, SPACING, retry=retry)
+        assert done.failure == 'Fake did not finish.' and done.displacement is None and math.isnan(done.seconds)
+        assert len(fake) == calls
+    with pytest.raises(baselines.InputError, match='without a folder'):
+        cached(tmp_path, 'fake', {'value': 1}, '../pair', IMAGE, IMAGE, SPACING)
+
+
+def test_choose_settings(tmp_path, fake):
+    "The best by the mean, the first of equals, none that fails."
+    pairs = [(IMAGE, IMAGE, SPACING, wanted) for wanted in (1, 3)]
+
+    def score(displacement, pair):
+        return -abs(displacement.mean().item() - pair[3])
+    grid = [{'value': value} for value in (-1, 9, 2, 2, 4)]
+    for folder in (None, tmp_path):
+        best, table = choose_settings('fake', pairs, score, grid, folder=folder)
+        assert best == {'value': 2} and table['score'].tolist()[:4] == [-1, -1, -2, -7]
+        assert table['failed'].tolist() == [0, 0, 0, 0, 2] and table['failure'].iloc[4] == 'Fake did not finish.'
+    assert len(list(tmp_path.glob('fake-*-[01].json'))) == 8
+    best, table = choose_settings('fake', pairs, score, grid[:1])
+    assert best is None and table['score'].isna().all()
+    with pytest.raises(baselines.InputError, match='no pairs'):
+        choose_settings('fake', [], score, grid)
