@@ -50,6 +50,7 @@ class Method:
     licence: str
     packages: tuple[str, ...] = ()  # whose versions are recorded
     modules: tuple[str, ...] = ()  # that the adapter imports
+    prepare: str | None = None  # 'module:function' to call before the clock starts, for instance to load kernels
     program: str | None = None  # or the program that it starts, in the folder DEEDS_BIN or on PATH
     install: str = "pip install 'regpre_nb[baselines]'"  # what to do where one of them is missing
 
@@ -328,14 +329,20 @@ def _refusal(adapter, settings, label):
         return f"{', '.join(wrong)}: no setting of {label}; choose from {', '.join(known)}."
 
 
+def _function(place):
+    "The function that 'module:function' names."
+    module, function = place.split(':')
+    return getattr(import_module(module), function)
+
+
 def _answer(request, folder):
     "Run the adapter; what there is to say about it."
-    module, function = request['adapter'].split(':')
     for name in request['modules']: import_module(name)
-    adapter = getattr(import_module(module), function)
+    adapter = _function(request['adapter'])
     if refused := _refusal(adapter, request['settings'], request['label']): return {'refused': refused}
     images = [np.load(folder/f'{name}.npy') for name in ('moving', 'fixed')]
     torch.set_num_threads(request['threads'])
+    if request['prepare']: _function(request['prepare'])()
     start, busy = time.perf_counter(), sum(os.times()[:4])
     displacement = adapter(*images, tuple(request['spacing']), request['threads'], **request['settings'])
     spent = {'seconds': time.perf_counter() - start, 'cpu_seconds': sum(os.times()[:4]) - busy, 'peak_mb': _peak_mb()}
@@ -423,7 +430,8 @@ def _request(method, moving, fixed, spacing, settings, limit, threads):
         raise InputError(f'spacing {spacing}: must be three positive numbers, mm.')
     if not limit > 0 or threads < 1:
         raise InputError(f'limit {limit} and threads {threads}: give seconds above 0 and at least one thread.')
-    return {'method': method, 'label': chosen.label, 'adapter': chosen.adapter, 'modules': list(chosen.modules),
+    return {'method': method, 'label': chosen.label, 'adapter': chosen.adapter, 'prepare': chosen.prepare,
+            'modules': list(chosen.modules),
             'settings': _as_settings(method, settings), 'spacing': spacing, 'threads': int(threads)}, images
 
 # %% ../nbs/11_baselines.ipynb #ce00133c
