@@ -29,6 +29,7 @@ from regpre_nb.metrics import (
     summarise,
 )
 from .runs import Run, run_folder, study_runs, with_pretraining
+from .synthmorph import SynthSettings
 from .training import run_environment, write_json
 from .volumes import InputError, make_folder, only_process, replacing
 
@@ -167,8 +168,8 @@ def caption(cohort: Cohort,  # what was registered
             seed: int,       # of the runs
            ) -> str:
     "What stands above every table: which data, which structures, which runs."
-    return (f'**Here: `{cohort.name}` ({cohort.description}), structures: {cohort.label_set}, profile `{profile}`, '
-            f'seed {seed}.**')
+    scored = 'scored by landmarks' if cohort.landmarks else f'structures: {cohort.label_set}'
+    return f'**Here: `{cohort.name}` ({cohort.description}), {scored}, profile `{profile}`, seed {seed}.**'
 
 
 def explained(cohort: Cohort,  # what was registered
@@ -186,7 +187,7 @@ def gpu_hours(run: Run,          # any
               root: str | Path,  # the project's folder
              ) -> float:         # hours on the paper's GPU
     "How long the training of a run takes at the speed that the paper reports (section 3)."
-    if not run.training: return 0.0
+    if not run.training or isinstance(run.task, SynthSettings): return 0.0  # the paper trains no such network
     minutes = published(root, 'text', 'minutes_per_pair')['mean'].droplevel('column')
     return run.training.steps / 60 * minutes[f'{"Encoder-only" if run.pretrains else "Full-model"} pretraining']
 
@@ -258,7 +259,7 @@ def save_scores(runs: dict[str, Run],              # label -> run
                ) -> None:
     "Write scores/NAME.csv for each run: all that the statistics need."
     for label, frame in scores.items():
-        columns = frame.drop(columns='pair').round({'dice': 6, 'ndv_percent': 6})
+        columns = frame.drop(columns='pair').round({'dice': 6, 'ndv_percent': 6, 'tre_mm': 4})
         with replacing(folder / 'scores' / f'{runs[label].name}.csv') as path: columns.to_csv(path, index=False)
 
 
