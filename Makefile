@@ -50,7 +50,7 @@ setup: .venv/.ready
 	@echo 'setting up .venv with $(PYTHON) (a few minutes, once)'
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(TORCH)
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[dev,fast]' -c constraints.txt
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[dev,fast,baselines]' -c constraints.txt
 	@touch .venv/.ready
 
 test: setup

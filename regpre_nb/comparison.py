@@ -6,7 +6,7 @@
 __all__ = ['FIGURE8_ORDER', 'pair_costs', 'cost_table', 'with_costs', 'tuning_table', 'not_run', 'box_figure',
            'comparison_claims']
 
-# %% ../nbs/14d_comparison.ipynb #fa781239
+# %% ../nbs/14d_comparison.ipynb #de0648ab
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -26,7 +26,7 @@ from .pairwise import PairwiseSettings
 from .report import Comparison, published
 from .runs import Run, run_folder
 
-# %% ../nbs/14d_comparison.ipynb #0fd60687
+# %% ../nbs/14d_comparison.ipynb #ec304d5d
 def pair_costs(run: Run,             # trained; of a network or of a method
                cohort: Cohort,       # whose test pairs were registered
                root: str | Path,     # the project's folder
@@ -63,7 +63,7 @@ def with_costs(costs: pd.DataFrame,  # from `cost_table`
                               'failed': [f'{row["failed"]:.0f}' if row['pairs'] else '' for row in rows]})
     return added
 
-# %% ../nbs/14d_comparison.ipynb #6a7767e1
+# %% ../nbs/14d_comparison.ipynb #f34257b0
 def tuning_table(runs: Mapping[str, Run],  # label -> run; all finished
                  root: str | Path,         # the project's folder
                 ) -> pd.DataFrame:         # columns method, settings, pairs, score, cpu_seconds, failed, chosen
@@ -86,10 +86,13 @@ def not_run(runs: Mapping[str, Run],  # label -> run of the comparison
            ) -> list[str]:  # sentences
     "The methods that are no row of the comparison, and why."
     others = {name: method for name, method in METHODS.items() if name not in ('network', 'instance')}
-    return [f'{method.label}: {missing(name) or "not run: left out in this profile."}'
+    told = [f'{method.label}: {missing(name) or "not run: left out in this profile."}'
             for name, method in others.items() if method.label not in runs]
+    if 'SynthMorph-style' not in runs:
+        told.append("SynthMorph-style: not run: neurite not found; pip install 'regpre_nb[baselines]'.")
+    return [*told, 'SynthMorph: not run: its official weights are not at hand; `load_official_synthmorph` reads yours.']
 
-# %% ../nbs/14d_comparison.ipynb #bc20caa7
+# %% ../nbs/14d_comparison.ipynb #60ec7e51
 FIGURE8_ORDER = (  # of the paper's figure 8
     'Brain-Stem', 'Thalamus-Proper', 'Cerebellum-Cortex', 'Cerebral-White-Matter', 'Cerebellum-White-Matter',
     'Putamen', 'VentralDC', 'Pallidum', 'Caudate', 'Lateral-Ventricle', 'Hippocampus', '3rd-Ventricle',
@@ -124,7 +127,7 @@ def box_figure(scores: Scores,  # label -> columns of per_subject.csv
                     title=None, frameon=False, fontsize=9)
     return fig
 
-# %% ../nbs/14d_comparison.ipynb #a072a9e5
+# %% ../nbs/14d_comparison.ipynb #07ec0dda
 def comparison_claims(scores: Scores,                # of 5_comparison
                       costs: pd.DataFrame,           # from `cost_table`
                       compared: Callable[[pd.DataFrame, pd.DataFrame], Comparison],  # two methods of the cohort

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -313,8 +314,8 @@ def _networks(profile, cohort, seed):
     "The networks that are compared with other methods."
     source = load_cohort(TRAINED_ON[cohort.name]) if cohort.name in TRAINED_ON else cohort
     pretrained = finetuning_run(profile, source, seed, encoder=pretraining_run(profile, source, seed))
-    return {'SynthMorph-style': synthmorph_run(profile, source, seed),
-            'TransMorph': finetuning_run(profile, source, seed), 'TransMorph w/ pretraining': pretrained}
+    synthmorph = {'SynthMorph-style': synthmorph_run(profile, source, seed)} if find_spec('neurite') else {}
+    return synthmorph | {'TransMorph': finetuning_run(profile, source, seed), 'TransMorph w/ pretraining': pretrained}
 
 
 def _scored(profile, cohort, seed, networks):
