@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['INSTANCE_GRID', 'network', 'instance', 'warm_up', 'PairwiseSettings', 'mean_score', 'tune', 'register_cohort']
 
-# %% ../nbs/11b_pairwise.ipynb #1d132f34
+# %% ../nbs/11b_pairwise.ipynb #2b2958c6
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ from .synthmorph import load_synthmorph
 from .training import read_metadata
 from .volumes import InputError, replacing
 
-# %% ../nbs/11b_pairwise.ipynb #50567a21
+# %% ../nbs/11b_pairwise.ipynb #2ff64cc1
 def _device() -> torch.device:
     "The accelerator of this machine, or its CPU."
     return torch.accelerator.current_accelerator() or torch.device('cpu')
@@ -41,7 +41,7 @@ def _images(*images: np.ndarray) -> list[torch.Tensor]:
     "Images as tensors (1, 1, X, Y, Z) where the network is."
     return [torch.from_numpy(image)[None, None].to(_device()) for image in images]
 
-# %% ../nbs/11b_pairwise.ipynb #3c852be6
+# %% ../nbs/11b_pairwise.ipynb #26390012
 def network(
     moving: np.ndarray,  # (X, Y, Z), float32 in [0, 1]
     fixed: np.ndarray,  # (X, Y, Z), float32 in [0, 1]
@@ -81,10 +81,10 @@ METHODS['network'] = Method('Network', 'regpre_nb.pairwise:network', 'this packa
                             prepare='regpre_nb.pairwise:warm_up')
 METHODS['instance'] = replace(METHODS['network'], label='Instance optimisation', adapter='regpre_nb.pairwise:instance')
 INSTANCE_GRID = (  # to choose from, on training pairs
-    {'diffusion_weight': 0.1}, {'diffusion_weight': 0.3}, {'diffusion_weight': 1.0},
-    {'diffusion_weight': 1.0, 'learning_rate': 0.05})
+    {'diffusion_weight': 0.3}, {'diffusion_weight': 1.0}, {'diffusion_weight': 3.0},
+    {'diffusion_weight': 1.0, 'learning_rate': 0.05}, {'diffusion_weight': 3.0, 'learning_rate': 0.05})
 
-# %% ../nbs/11b_pairwise.ipynb #6e02b30f
+# %% ../nbs/11b_pairwise.ipynb #64c5ca9e
 @dataclass(frozen=True)
 class PairwiseSettings:
     "How a method registers pairs one by one."
@@ -98,7 +98,7 @@ class PairwiseSettings:
             raise InputError(f'PairwiseSettings of {self.method}: has {len(self.grid)} settings to choose from and '
                              f'{self.tuning_pairs} training pairs; give one of each at least.')
 
-# %% ../nbs/11b_pairwise.ipynb #fbed83bb
+# %% ../nbs/11b_pairwise.ipynb #2af7ecea
 def mean_score(scores: pd.DataFrame,  # columns of per_subject.csv
               ) -> float:             # higher is better: mean Dice, or the negative mean error of landmarks, mm
     "One number to choose settings by."
@@ -114,7 +114,7 @@ def _asked(cohort: Cohort, pair: tuple[str, str]) -> tuple:
     "Moving, fixed and spacing of a pair, and its names."
     return *(cohort.image(case)[0].numpy() for case in pair), cohort.spacing_of(pair[1]), pair
 
-# %% ../nbs/11b_pairwise.ipynb #4c61e6a5
+# %% ../nbs/11b_pairwise.ipynb #272825be
 def tune(task: PairwiseSettings,       # the method and what to try
          cohort: Cohort,               # its training pairs choose
          folder: Path,                 # of tuning.csv
@@ -137,7 +137,7 @@ def tune(task: PairwiseSettings,       # the method and what to try
                          f'{cohort.name}: {tried["failure"].iloc[0]}')
     return best
 
-# %% ../nbs/11b_pairwise.ipynb #9f8a8850
+# %% ../nbs/11b_pairwise.ipynb #9266bade
 def register_cohort(task: PairwiseSettings,            # the method and what to try
                     cohort: Cohort,                    # images with labels or landmarks
                     pairs: Sequence[tuple[str, str]],  # (moving, fixed) to register and score
