@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FRACTIONS', 'SYNTH_TINY', 'CPU_STEPS', 'CPU_AMPLITUDES', 'PROFILES', 'RELEASED', 'VARIANTS', 'IN_DOMAIN',
-           'TRAINED_ON', 'STUDIES', 'Run', 'Profile', 'load_profile', 'pretraining_run', 'in_domain_run',
+           'TRAINED_ON', 'STUDIES', 'SHORT', 'Run', 'Profile', 'load_profile', 'pretraining_run', 'in_domain_run',
            'finetuning_run', 'random_only_run', 'initial_run', 'pairwise_run', 'synthmorph_run', 'studies',
            'study_runs', 'with_pretraining', 'all_runs', 'run_folder', 'train', 'rehearsal', 'same_step', 'Rehearsed',
            'rehearse']
@@ -514,13 +514,17 @@ def train(run: Run,                # what to train
     return folder
 
 # %% ../nbs/14_runs.ipynb #72d2ba4d
+SHORT = {  # method -> settings with which a rehearsal need not wait for it
+    'instance': {'steps': 1}, 'convexadam': {'selected_niter': 1}, 'syn': {'reg_iterations': [1, 1, 0]},
+    'greedy': {'iterations': '1x1x1'}}
+
+
 def rehearsal(run: Run,  # any
              ) -> Run:   # another key, so it never takes the place of the run
     "The same run cut to one step, one validation pair and one test pair."
     def once(settings):
         if isinstance(settings, PairwiseSettings):
-            short = {'steps': 1} if settings.method == 'instance' else {}
-            return replace(settings, grid=(settings.grid[0] | short,), tuning_pairs=1)
+            return replace(settings, grid=(settings.grid[0] | SHORT.get(settings.method, {}),), tuning_pairs=1)
         return replace(settings, validation_pairs=1) if hasattr(settings, 'validation_pairs') else settings
 
     training = run.training and replace(run.training, steps=1, steps_per_epoch=1, validate_every=1)
