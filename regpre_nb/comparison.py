@@ -6,7 +6,7 @@
 __all__ = ['FIGURE8_ORDER', 'pair_costs', 'cost_table', 'with_costs', 'tuning_table', 'not_run', 'box_figure',
            'comparison_claims']
 
-# %% ../nbs/14d_comparison.ipynb #de0648ab
+# %% ../nbs/14d_comparison.ipynb #f5f9a70c
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -22,34 +22,34 @@ from .baselines import METHODS, cached, missing
 from .claims import Claim, Scores, difference_claim, gains, matches
 from .cohorts import Cohort
 from .metrics import dice_table, group_structures
-from .pairwise import PairwiseSettings
+from .pairwise import PairwiseSettings, cost_row
 from .report import Comparison, published
 from .runs import Run, run_folder
 
-# %% ../nbs/14d_comparison.ipynb #ec304d5d
+# %% ../nbs/14d_comparison.ipynb #8b84efc9
 def pair_costs(run: Run,             # trained; of a network or of a method
                cohort: Cohort,       # whose test pairs were registered
                root: str | Path,     # the project's folder
                pairs: int = 3,       # how many a trained network registers for this
-              ) -> pd.DataFrame:     # pair, seconds, cpu_seconds, peak_mb, failure; no rows where nothing is registered
+              ) -> pd.DataFrame:     # the columns of cost.csv; no rows where nothing is registered
     "Time and memory of the pairs of a run."
     folder = run_folder(run, root)
     if (folder / 'cost.csv').exists(): return pd.read_csv(folder / 'cost.csv')
-    columns = ['pair', 'seconds', 'cpu_seconds', 'peak_mb', 'failure']
     rows, weights = [], str((folder / 'model.safetensors').resolve())
     for pair in cohort.test_pairs[:pairs if run.training else 0]:
         images, name = [cohort.image(case)[0].numpy() for case in pair], '-to-'.join(pair)
         done = cached(folder / 'cost', 'network', {'weights': weights}, name.replace('/', '_'), *images,
                       cohort.spacing_of(pair[1]))
-        rows.append([name, *(getattr(done, column) for column in columns[1:])])
-    return pd.DataFrame(rows, columns=columns)
+        rows.append(cost_row(name, done))
+    return pd.DataFrame(rows, columns=['pair', 'seconds', 'cpu_seconds', 'peak_mb', 'versions', 'failure'])
 
 
 def cost_table(costs: Mapping[str, pd.DataFrame],  # label -> from `pair_costs`
-              ) -> pd.DataFrame:  # index label; columns seconds (of CPU, median), peak_mb (largest), pairs, failed
+              ) -> pd.DataFrame:  # index label; seconds (of CPU, median), peak_mb (largest), pairs, failed, versions
     "What a pair cost with each method."
     rows = {label: {'seconds': frame['cpu_seconds'].median(), 'peak_mb': frame['peak_mb'].max(), 'pairs': len(frame),
-                    'failed': int(frame['failure'].notna().sum())} for label, frame in costs.items()}
+                    'failed': int(frame['failure'].notna().sum()), 'versions': next(iter(frame['versions']), '')}
+            for label, frame in costs.items()}
     return pd.DataFrame.from_dict(rows, orient='index')
 
 
@@ -63,7 +63,7 @@ def with_costs(costs: pd.DataFrame,  # from `cost_table`
                               'failed': [f'{row["failed"]:.0f}' if row['pairs'] else '' for row in rows]})
     return added
 
-# %% ../nbs/14d_comparison.ipynb #f34257b0
+# %% ../nbs/14d_comparison.ipynb #959f590d
 def tuning_table(runs: Mapping[str, Run],  # label -> run; all finished
                  root: str | Path,         # the project's folder
                 ) -> pd.DataFrame:         # columns method, settings, pairs, score, cpu_seconds, failed, chosen
@@ -92,7 +92,7 @@ def not_run(runs: Mapping[str, Run],  # label -> run of the comparison
         told.append("SynthMorph-style: not run: neurite not found; pip install 'regpre_nb[baselines]'.")
     return [*told, 'SynthMorph: not run: its official weights are not at hand; `load_official_synthmorph` reads yours.']
 
-# %% ../nbs/14d_comparison.ipynb #60ec7e51
+# %% ../nbs/14d_comparison.ipynb #4f9894ec
 FIGURE8_ORDER = (  # of the paper's figure 8
     'Brain-Stem', 'Thalamus-Proper', 'Cerebellum-Cortex', 'Cerebral-White-Matter', 'Cerebellum-White-Matter',
     'Putamen', 'VentralDC', 'Pallidum', 'Caudate', 'Lateral-Ventricle', 'Hippocampus', '3rd-Ventricle',
@@ -127,7 +127,7 @@ def box_figure(scores: Scores,  # label -> columns of per_subject.csv
                     title=None, frameon=False, fontsize=9)
     return fig
 
-# %% ../nbs/14d_comparison.ipynb #07ec0dda
+# %% ../nbs/14d_comparison.ipynb #c87ae0b3
 def comparison_claims(scores: Scores,                # of 5_comparison
                       costs: pd.DataFrame,           # from `cost_table`
                       compared: Callable[[pd.DataFrame, pd.DataFrame], Comparison],  # two methods of the cohort
