@@ -6,7 +6,7 @@
 __all__ = ['FIGURE8_ORDER', 'pair_costs', 'cost_table', 'with_costs', 'tuning_table', 'not_run', 'box_figure',
            'comparison_claims']
 
-# %% ../nbs/14d_comparison.ipynb #f5f9a70c
+# %% ../nbs/14d_comparison.ipynb #efbca75a
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -26,7 +26,7 @@ from .pairwise import PairwiseSettings, cost_row
 from .report import Comparison, published
 from .runs import Run, run_folder
 
-# %% ../nbs/14d_comparison.ipynb #8b84efc9
+# %% ../nbs/14d_comparison.ipynb #059ca475
 def pair_costs(run: Run,             # trained; of a network or of a method
                cohort: Cohort,       # whose test pairs were registered
                root: str | Path,     # the project's folder
@@ -57,13 +57,13 @@ def with_costs(costs: pd.DataFrame,  # from `cost_table`
               ) -> Callable[[pd.DataFrame], pd.DataFrame]:  # adds columns to a table of methods
     "Put seconds, memory and failures beside each method of a table."
     def added(text):
-        rows = [costs.loc[label] for label in text['method']]
-        return text.assign(**{'CPU s a pair': ['' if np.isnan(row['seconds']) else f'{row["seconds"]:.2f}' for row in rows],
-                              'MB': ['' if np.isnan(row['peak_mb']) else f'{row["peak_mb"]:.0f}' for row in rows],
-                              'failed': [f'{row["failed"]:.0f}' if row['pairs'] else '' for row in rows]})
+        rows = costs.loc[text['method']].to_dict('records')
+        shown = {'CPU s a pair': '{seconds:.2f}', 'MB': '{peak_mb:.0f}', 'failed': '{failed}'}
+        return text.assign(**{name: [form.format(**row) if row['pairs'] else '' for row in rows]
+                              for name, form in shown.items()})
     return added
 
-# %% ../nbs/14d_comparison.ipynb #959f590d
+# %% ../nbs/14d_comparison.ipynb #c1d0efd5
 def tuning_table(runs: Mapping[str, Run],  # label -> run; all finished
                  root: str | Path,         # the project's folder
                 ) -> pd.DataFrame:         # columns method, settings, pairs, score, cpu_seconds, failed, chosen
@@ -92,7 +92,7 @@ def not_run(runs: Mapping[str, Run],  # label -> run of the comparison
         told.append("SynthMorph-style: not run: neurite not found; pip install 'regpre_nb[baselines]'.")
     return [*told, 'SynthMorph: not run: its official weights are not at hand; `load_official_synthmorph` reads yours.']
 
-# %% ../nbs/14d_comparison.ipynb #4f9894ec
+# %% ../nbs/14d_comparison.ipynb #e1692b5e
 FIGURE8_ORDER = (  # of the paper's figure 8
     'Brain-Stem', 'Thalamus-Proper', 'Cerebellum-Cortex', 'Cerebral-White-Matter', 'Cerebellum-White-Matter',
     'Putamen', 'VentralDC', 'Pallidum', 'Caudate', 'Lateral-Ventricle', 'Hippocampus', '3rd-Ventricle',
@@ -127,7 +127,7 @@ def box_figure(scores: Scores,  # label -> columns of per_subject.csv
                     title=None, frameon=False, fontsize=9)
     return fig
 
-# %% ../nbs/14d_comparison.ipynb #c87ae0b3
+# %% ../nbs/14d_comparison.ipynb #9378d002
 def comparison_claims(scores: Scores,                # of 5_comparison
                       costs: pd.DataFrame,           # from `cost_table`
                       compared: Callable[[pd.DataFrame, pd.DataFrame], Comparison],  # two methods of the cohort

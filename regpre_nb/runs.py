@@ -464,7 +464,8 @@ def _synthmorph(run, folder, progress):
 def _register(run, cohort, folder, root, progress):
     "Register pair by pair, from the network that the run starts from; write per_subject.csv and cost.csv."
     start = train(run.encoder, root, progress) if run.encoder else None
-    weights = start and next(path for path in (start / 'final.safetensors', start / 'model.safetensors') if path.exists())
+    files = [start / name for name in ('final.safetensors', 'model.safetensors')] if start else []
+    weights = next((path for path in files if path.exists()), None)
     pairs, trained_on = cohort.test_pairs[:run.test_pairs], TRAINED_ON.get(run.data, run.data)
     tuning = folder.parent.parent / f'{run.profile}-{trained_on}' / '.tuning'  # for all with these training pairs
     found = register_cohort(run.task, cohort, pairs, folder, weights, tuning, progress)
