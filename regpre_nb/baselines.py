@@ -293,8 +293,8 @@ GRIDS: dict[str, list[dict]] = {
     'syn': [
         *SETTINGS['syn'].values(),
         _SYN | {'transform': 'SyNOnly'},
-        _SYN | {'transform': 'SyNOnly', 'reg_iterations': [100, 70, 20]},
-        _SYN | {'transform': 'SyNOnly', 'syn_metric': 'CC', 'syn_sampling': 2, 'reg_iterations': [100, 70, 20]},
+        _SYN | {'transform': 'SyNOnly', 'reg_iterations': [100, 70, 0]},
+        _SYN | {'transform': 'SyNOnly', 'syn_metric': 'CC', 'syn_sampling': 2, 'reg_iterations': [100, 70, 10]},
     ],
     'greedy': [
         *SETTINGS['greedy'].values(),
