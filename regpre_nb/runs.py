@@ -144,7 +144,8 @@ def _cpu(cohort):
                    fractions=fractions, same_steps=tuple(f for f in fractions if f <= 0.1) or fractions[-1:],
                    beyond=not quick, others=1 if quick else None, choices=1 if quick else None,
                    instance_grid=({},) if quick else INSTANCE_GRID,
-                   synthmorph=SynthSettings(shape=cohort.shape, n_labels=16, cell=16, amplitudes=CPU_AMPLITUDES))
+                   synthmorph=SynthSettings(shape=cohort.shape, n_labels=16, cell=16, amplitudes=CPU_AMPLITUDES,
+                                            validation_pairs=8))
 
 
 def _paper(cohort):
@@ -270,9 +271,8 @@ def synthmorph_run(profile: str,    # a key of `PROFILES`
                   ) -> Run:
     "The run that trains a SynthMorph-style network, with as many random pairs as pretraining gets."
     p = load_profile(profile, cohort)
-    training = replace(p.pretrain_training, learning_rate=p.finetune_training.learning_rate, seed=seed)
-    return Run('synthmorph-style', profile, cohort.name, seed, p.network, p.synthmorph, training, images='random',
-               test_pairs=p.test_pairs)
+    return Run('synthmorph-style', profile, cohort.name, seed, p.network, p.synthmorph,
+               replace(p.pretrain_training, seed=seed), images='random', test_pairs=p.test_pairs)
 
 # %% ../nbs/14_runs.ipynb #0941572c
 def _ablation(profile, cohort, seed):
