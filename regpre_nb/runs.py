@@ -145,7 +145,7 @@ def _cpu(cohort):
                    beyond=not quick, others=1 if quick else None, choices=1 if quick else None,
                    instance_grid=({},) if quick else INSTANCE_GRID,
                    synthmorph=SynthSettings(shape=cohort.shape, n_labels=16, cell=16, amplitudes=CPU_AMPLITUDES,
-                                            validation_pairs=8))
+                                            bias_cell=16, validation_pairs=8))
 
 
 def _paper(cohort):
@@ -272,7 +272,7 @@ def synthmorph_run(profile: str,    # a key of `PROFILES`
     "The run that trains a SynthMorph-style network, with as many random pairs as pretraining gets."
     p = load_profile(profile, cohort)
     return Run('synthmorph-style', profile, cohort.name, seed, p.network, p.synthmorph,
-               replace(p.pretrain_training, seed=seed), images='random', test_pairs=p.test_pairs)
+               replace(p.pretrain_training, gradient_clip=1.0, seed=seed), images='random', test_pairs=p.test_pairs)
 
 # %% ../nbs/14_runs.ipynb #0941572c
 def _ablation(profile, cohort, seed):
