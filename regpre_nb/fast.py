@@ -196,9 +196,10 @@ def _nearest_of_row(ux, uy, uz, x, y, shape, nearest):
     X, Y, Z = shape
     zero, last_x, last_y, last_z = np.float32(0), np.float32(X - 1), np.float32(Y - 1), np.float32(Z - 1)
     for z in range(Z):
-        i = np.int32(np.rint(min(max(np.float32(x) + ux[z], zero), last_x)))
-        j = np.int32(np.rint(min(max(np.float32(y) + uy[z], zero), last_y)))
-        k = np.int32(np.rint(min(max(np.float32(z) + uz[z], zero), last_z)))
+        px, py, pz = np.float32(x) + ux[z], np.float32(y) + uy[z], np.float32(z) + uz[z]
+        i = np.int32(np.rint(min(px if px > zero else zero, last_x)))  # a NaN is read from corner 0
+        j = np.int32(np.rint(min(py if py > zero else zero, last_y)))
+        k = np.int32(np.rint(min(pz if pz > zero else zero, last_z)))
         nearest[z] = np.uint32((i * np.int32(Y) + j) * np.int32(Z) + k)
 
 
