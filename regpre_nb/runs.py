@@ -251,6 +251,12 @@ def initial_run(profile: str,    # a key of `PROFILES`
     return Run('initial', profile, cohort.name, seed, p.network, test_pairs=p.test_pairs)
 
 # %% ../nbs/14_runs.ipynb #a218458e
+def _atlas_pairs(cohort):
+    "How many test pairs, the first ones, have the atlas; None where all have it or none."
+    pairs = [moving == cohort.atlas for moving, _ in cohort.test_pairs]
+    return sum(pairs) if any(pairs) and not all(pairs) else None
+
+
 def pairwise_run(profile: str,              # a key of `PROFILES`
                  cohort: Cohort,            # whose test pairs are registered
                  seed: int,                 # of what it starts from
@@ -262,7 +268,8 @@ def pairwise_run(profile: str,              # a key of `PROFILES`
     own = {'network': ({},), 'instance': p.instance_grid}
     task = PairwiseSettings(method, tuple(own.get(method) or GRIDS[method][:p.choices]), limit=p.limit)
     name = method + (f'-{start.name}' if start else '')
-    return Run(name, profile, cohort.name, seed, p.network, task, encoder=start, test_pairs=p.test_pairs)
+    return Run(name, profile, cohort.name, seed, p.network, task, encoder=start,
+               test_pairs=p.test_pairs or _atlas_pairs(cohort))
 
 
 def synthmorph_run(profile: str,    # a key of `PROFILES`
