@@ -291,10 +291,10 @@ GRIDS: dict[str, list[dict]] = {
         _CONVEXADAM | {'mind_r': 2, 'grid_sp': 2, 'disp_hw': 3},
     ],
     'syn': [
-        *SETTINGS['syn'].values(),
+        SETTINGS['syn']['default'],
         _SYN | {'transform': 'SyNOnly'},
         _SYN | {'transform': 'SyNOnly', 'reg_iterations': [100, 70, 0]},
-        _SYN | {'transform': 'SyNOnly', 'syn_metric': 'CC', 'syn_sampling': 2, 'reg_iterations': [100, 70, 10]},
+        _SYN | {'transform': 'SyNOnly', 'syn_metric': 'CC', 'syn_sampling': 2, 'reg_iterations': [100, 70, 0]},
     ],
     'greedy': [
         *SETTINGS['greedy'].values(),
