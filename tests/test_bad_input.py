@@ -289,9 +289,11 @@ def shifted(lines):
 
 LUNGS = {  # what is wrong -> (file, what is done to it, what the message mentions)
     '299 rows': ('T00_xyz.txt', rewritten(lambda lines: lines[:-1]), ['299', '300']),
-    'commas': ('T00_xyz.txt', rewritten(lambda lines: [','.join(line.split()) for line in lines]), ["','", 'spaces or tabs']),
+    'commas': ('T00_xyz.txt', rewritten(lambda lines: [','.join(line.split()) for line in lines]),
+               ["','", 'spaces or tabs']),
     'from 0': ('T50_xyz.txt', rewritten(shifted), ['from 0', 'from 1']),
-    'swapped axes': ('T50_xyz.txt', rewritten(lambda lines: [' '.join(line.split()[::-1]) for line in lines]), ['axes']),
+    'swapped axes': ('T50_xyz.txt', rewritten(lambda lines: [' '.join(line.split()[::-1]) for line in lines]),
+                     ['outside the image', 'if the columns were z x y']),
     'out of range': ('T50_xyz.txt', rewritten(lambda lines: ['1 2 4000', *lines[1:]]), ['4000']),
     'no numbers': ('T50_xyz.txt', rewritten(lambda lines: ['x y z', *lines[1:]]), ['x y z']),
     'empty file': ('T00_xyz.txt', rewritten(lambda lines: []), ['empty']),

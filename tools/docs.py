@@ -13,7 +13,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT / '_docs'
-RUNS = ('cpu-hippocampus', 'cpu-labelmaps', 'cpu-template', 'cpu-lung_phantom', 'cpu-lung_pair')  # whose outputs the study pages show, best first
+RUNS = (  # whose outputs the study pages show, best first
+    'cpu-hippocampus', 'cpu-labelmaps', 'cpu-template', 'cpu-lung_phantom', 'cpu-lung_pair')
 
 DIRECTIVE = re.compile(r'^#\|\s*([\w-]+):?[ \t]*(.*)\n?', re.M)
 SHOWN = re.compile(r'\A---\n+(?:\[source\][^\n]*\n+)?#{2,4} (\S+)\n+', re.M)
