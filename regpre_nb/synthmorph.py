@@ -147,6 +147,8 @@ def velocity_unet(encoder: tuple[int, ...],  # features, fine to coarse
     unet.upsampling_conv_blocks = unet.upsampling_conv_blocks[:-1]
     extra = [neurite.modules.ConvBlock(3, *sizes, normalization=norm, activation=leaky)
              for sizes in pairwise(decoder[levels - 1:])]
+    for block in extra if norm else ():  # without a scale of its own, which training shrinks until nothing moves
+        block.normalization0 = nn.InstanceNorm3d(block.conv0.out_channels)
     unet.out_layer = nn.Sequential(*extra, SameConv3d(decoder[-1], 3))
     for name, layer in list(unet.named_modules()):
         if type(layer) is nn.Conv3d: unet.set_submodule(name, SameConv3d(layer.in_channels, layer.out_channels))
