@@ -6,7 +6,7 @@
 __all__ = ['case_errors', 'average_error', 'error_units', 'compare_errors', 'landmark_table', 'case_table', 'readable_errors',
            'beside_table5', 'leave_one_out', 'lung_claims', 'lung_inconsistencies']
 
-# %% ../nbs/14c_landmarks.ipynb #0ad17fe7
+# %% ../nbs/14c_landmarks.ipynb #57362b31
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from .metrics import bootstrap_interval, holm, paired_wilcoxon
 from .report import Comparison, published
 from .volumes import InputError
 
-# %% ../nbs/14c_landmarks.ipynb #0042f781
+# %% ../nbs/14c_landmarks.ipynb #eee51248
 def case_errors(scores: pd.DataFrame,  # per_subject.csv of a cohort with landmarks
                ) -> pd.DataFrame:      # index fixed; columns mean and sd (mm), points, outside, ndv_percent
     "One row a case, in the order of the file."
@@ -28,7 +28,7 @@ def case_errors(scores: pd.DataFrame,  # per_subject.csv of a cohort with landma
     errors = cases['tre_mm'].agg(mean='mean', sd='std', points='count')
     return errors.assign(outside=cases['tre_mm'].size() - errors['points'], ndv_percent=cases['ndv_percent'].first())
 
-# %% ../nbs/14c_landmarks.ipynb #74e5601a
+# %% ../nbs/14c_landmarks.ipynb #22115dd9
 def average_error(scores: pd.DataFrame,  # per_subject.csv of a cohort with landmarks
                  ) -> pd.Series:  # mean, sd_cases, sd_pooled (mm), ndv_percent, cases, points, outside
     "Averages over cases: of their means, of their standard deviations (the paper's), and the spread of all landmarks."
@@ -37,7 +37,7 @@ def average_error(scores: pd.DataFrame,  # per_subject.csv of a cohort with land
                       'ndv_percent': cases['ndv_percent'].mean(), 'cases': len(cases), 'points': cases['points'].sum(),
                       'outside': cases['outside'].sum()})
 
-# %% ../nbs/14c_landmarks.ipynb #5a810182
+# %% ../nbs/14c_landmarks.ipynb #d27f2f96
 def error_units(scores: pd.DataFrame,  # per_subject.csv of a cohort with landmarks
                ) -> pd.Series:         # mm; index the case, or the landmark where there is one case only
     "What a paired test compares: the means of cases, or the landmarks of a single case."
@@ -54,7 +54,7 @@ def compare_errors(scores: pd.DataFrame,     # per_subject.csv of a cohort with 
     test = paired_wilcoxon(one, other)
     return Comparison(test.difference, *bootstrap_interval(one - other, seed), test.p_value, test.pairs)
 
-# %% ../nbs/14c_landmarks.ipynb #dbbaec9b
+# %% ../nbs/14c_landmarks.ipynb #80636465
 def _differences(scores, reference, seed):
     "Paired comparisons of labels with their references, p-values corrected over all of them."
     tests = {label: compare_errors(scores[label], scores[other], seed) for label, other in reference.items()}
@@ -88,7 +88,7 @@ def case_table(scores: Mapping[str, pd.DataFrame],  # label -> per_subject.csv, 
     table = pd.DataFrame({label: column(frame) for label, frame in scores.items()})
     return table.rename_axis('case').reset_index()
 
-# %% ../nbs/14c_landmarks.ipynb #353c511a
+# %% ../nbs/14c_landmarks.ipynb #e4f12ba2
 def readable_errors(table: pd.DataFrame,  # from `landmark_table`
                    ) -> pd.DataFrame:     # text, a few columns
     "The averages as people read them."
@@ -97,7 +97,7 @@ def readable_errors(table: pd.DataFrame,  # from `landmark_table`
              '%NDV': number(row, '{:.4f}', 'ndv_percent'),
              'cases (points)': f'{row["cases"]:.0f} ({row["points"]:.0f})', 'compared with': row['compared with'],
              'difference (mm)': number(row, '{:+.3f} ({:+.3f} to {:+.3f})', 'difference', 'low', 'high'),
-             'p': number(row, '{:.4f}', 'p'), 'p (Holm)': number(row, '{:.4f}', 'p (Holm)')}
+             'p': number(row, '{:.2g}', 'p'), 'p (Holm)': number(row, '{:.2g}', 'p (Holm)')}
             for _, row in table.iterrows()]
     return pd.DataFrame(rows)
 
@@ -119,7 +119,7 @@ def beside_table5(text: pd.DataFrame,       # from `case_table`
     return text.assign(**{heading: [shown(case, column) for case in text['case']]
                           for heading, column in columns.items()})
 
-# %% ../nbs/14c_landmarks.ipynb #9196313e
+# %% ../nbs/14c_landmarks.ipynb #2f8d4992
 def leave_one_out(validation: pd.DataFrame,  # validation.jsonl of a run on a cohort with landmarks
                   cases: Sequence[str],      # fixed cases of the validation pairs
                  ) -> pd.DataFrame:          # index case; columns mean, sd (mm), step
@@ -132,7 +132,7 @@ def leave_one_out(validation: pd.DataFrame,  # validation.jsonl of a run on a co
         rows[case] = {'mean': row[case], 'sd': row[f'{case} sd'], 'step': row['step']}
     return pd.DataFrame.from_dict(rows, orient='index')
 
-# %% ../nbs/14c_landmarks.ipynb #e2cc95d7
+# %% ../nbs/14c_landmarks.ipynb #1b2a19de
 def _millimetres(found: Comparison) -> str:
     "A difference of errors with its interval and test."
     unit = 'landmarks' if found.subjects > 20 else 'cases'
