@@ -6,7 +6,7 @@
 __all__ = ['FIGURE8_ORDER', 'pair_costs', 'cost_table', 'with_costs', 'tuning_table', 'not_run', 'box_figure',
            'comparison_claims']
 
-# %% ../nbs/14d_comparison.ipynb #e5ee91bc
+# %% ../nbs/14d_comparison.ipynb #22348ae3
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -26,7 +26,7 @@ from .pairwise import PairwiseSettings, cost_row
 from .report import Comparison, published
 from .runs import Run, run_folder
 
-# %% ../nbs/14d_comparison.ipynb #3ee78d80
+# %% ../nbs/14d_comparison.ipynb #dbc6dd2f
 def pair_costs(run: Run,             # trained; of a network or of a method
                cohort: Cohort,       # whose test pairs were registered
                root: str | Path,     # the project's folder
@@ -63,7 +63,7 @@ def with_costs(costs: pd.DataFrame,  # from `cost_table`
                               for name, form in shown.items()})
     return added
 
-# %% ../nbs/14d_comparison.ipynb #83ad5ac8
+# %% ../nbs/14d_comparison.ipynb #8dc39b42
 def tuning_table(runs: Mapping[str, Run],  # label -> run; all finished
                  root: str | Path,         # the project's folder
                 ) -> pd.DataFrame:         # columns method, settings, pairs, score, cpu_seconds, failed, chosen
@@ -79,7 +79,7 @@ def tuning_table(runs: Mapping[str, Run],  # label -> run; all finished
         tried = pd.read_csv(path)[['settings', 'pairs', 'score', 'cpu_seconds', 'failed']]
         tables.append(tried.assign(chosen=['yes', *[''] * (len(tried) - 1)]).assign(method=label))
     columns = ['method', 'settings', 'pairs', 'score', 'cpu_seconds', 'failed', 'chosen']
-    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+    return pd.concat(tables, ignore_index=True).reindex(columns=columns) if tables else pd.DataFrame(columns=columns)
 
 
 def not_run(runs: Mapping[str, Run],  # label -> run of the comparison
@@ -92,7 +92,7 @@ def not_run(runs: Mapping[str, Run],  # label -> run of the comparison
         told.append("SynthMorph-style: not run: neurite not found; pip install 'regpre_nb[baselines]'.")
     return [*told, 'SynthMorph: not run: its official weights are not at hand; `load_official_synthmorph` reads yours.']
 
-# %% ../nbs/14d_comparison.ipynb #8e692d97
+# %% ../nbs/14d_comparison.ipynb #df220164
 FIGURE8_ORDER = (  # of the paper's figure 8
     'Brain-Stem', 'Thalamus-Proper', 'Cerebellum-Cortex', 'Cerebral-White-Matter', 'Cerebellum-White-Matter',
     'Putamen', 'VentralDC', 'Pallidum', 'Caudate', 'Lateral-Ventricle', 'Hippocampus', '3rd-Ventricle',
@@ -127,7 +127,7 @@ def box_figure(scores: Scores,  # label -> columns of per_subject.csv
                     title=None, frameon=False, fontsize=9)
     return fig
 
-# %% ../nbs/14d_comparison.ipynb #d413c322
+# %% ../nbs/14d_comparison.ipynb #49a69c35
 def comparison_claims(scores: Scores,                # of 5_comparison
                       costs: pd.DataFrame,           # from `cost_table`
                       compared: Callable[[pd.DataFrame, pd.DataFrame], Comparison],  # two methods of the cohort
