@@ -154,7 +154,7 @@ def test_lung(project):
     assert done.returncode == 0, done.stderr[-4000:]
     check_results(project, **LUNG)
     folder = project / 'results' / 'smoke-lung_phantom'
-    assert load_cohort('lung_phantom').description in done.stdout
+    assert 'simulated motion of a geometric thorax' in done.stdout  # the command sees no folder of data
     scores = pd.read_csv(folder / 'scores' / 'initial.csv')
     assert len(scores) == 900 and scores['tre_mm'].between(0, 60).all()
     row = pd.read_csv(folder / 'tables' / 'optimised.csv').iloc[0]
