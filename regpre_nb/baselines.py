@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -36,9 +36,6 @@ from scipy import ndimage
 
 from .spatial import warp
 from .volumes import InputError, make_folder, replacing
-
-if TYPE_CHECKING:
-    import SimpleITK as sitk  # imported where it is used
 
 # %% ../nbs/11_baselines.ipynb #3f0c255f
 @dataclass(frozen=True)
@@ -176,7 +173,7 @@ def _in_voxels(field, spacing):
 def to_itk(
     image: np.ndarray,  # (X, Y, Z)
     spacing: Sequence[float],  # mm
-) -> 'sitk.Image':  # origin 0, axes of the world
+) -> Any:  # a SimpleITK image: origin 0, axes of the world
     "A SimpleITK image whose axes are those of the array."
     import SimpleITK as sitk
     image = sitk.GetImageFromArray(np.ascontiguousarray(image.T))
@@ -185,7 +182,7 @@ def to_itk(
 
 
 def from_itk(
-    field: 'sitk.Image',  # displacement in mm, on a grid made by `to_itk`
+    field: Any,  # SimpleITK image: displacement in mm, on a grid made by `to_itk`
     spacing: Sequence[float],  # mm
 ) -> np.ndarray:  # (3, X, Y, Z), voxels
     "The displacement of an ITK program."

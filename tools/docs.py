@@ -133,7 +133,7 @@ def render() -> Path:
         def __call__(self, cell: dict) -> None:
             if not processors._is_showdoc(cell): return
             self.k.cell(cell)
-            if self.k.exc: raise RuntimeError(f'docs: {source(cell)}: {self.k.exc[1]}; run `make prepare` first')
+            if self.k.exc: raise RuntimeError(f'docs: {source(cell)}: {self.k.exc!r}; run `make prepare` first')
 
     processors.exec_show_docs = FromPackage
     return proc_nbs(n_workers=0, force=True)
