@@ -89,32 +89,23 @@ def _project(root):
 def _checked_cohort(profile, data):
     "The cohort; names and every file of it are checked."
     from regpre_nb.cohorts import check, load_cohort
+    from regpre_nb.ixi import check_ixi
+    from regpre_nb.lung import check_dirlab
     from regpre_nb.runs import load_profile
     cohort = load_cohort(data)
     load_profile(profile, cohort)
-    if data == 'ixi' and not cohort.simulated: _check_ixi()
-    elif data == 'dirlab': _check_dirlab()
+    if data == 'ixi' and not cohort.simulated: _refuse_bad(check_ixi(), data)
+    elif data == 'dirlab': _refuse_bad(check_dirlab(), data, 'case ')
     elif not cohort.simulated: check(cohort)
     return cohort
 
 
-def _check_ixi():
-    "Refuse an IXI of which anything cannot be used."
-    from regpre_nb.ixi import check_ixi
-    report = check_ixi()
+def _refuse_bad(report, name, what=''):
+    "Refuse data of which anything cannot be used, by the report of their checker."
     bad = report.problems[~report.problems['doubtful']]
-    if len(bad): raise InputError(f'{report.folder}: {_count(len(bad), "problem")}, the first in {bad["file"].iloc[0]} '
-                                  f'({bad["problem"].iloc[0]}); `regpre data check ixi` lists them all.')
-
-
-def _check_dirlab():
-    "Refuse DIR-Lab cases of which anything cannot be used."
-    from regpre_nb.lung import check_dirlab
-    report = check_dirlab()
-    bad = report.problems[~report.problems['doubtful']]
-    if len(bad): raise InputError(f'{report.folder}: {_count(len(bad), "problem")}, the first in case '
-                                  f'{bad["case"].iloc[0]} ({bad["problem"].iloc[0]}); '
-                                  '`regpre data check dirlab` lists them all.')
+    if len(bad): raise InputError(f'{report.folder}: {_count(len(bad), "problem")}, the first in '
+                                  f'{what}{bad.iloc[0, 0]} ({bad["problem"].iloc[0]}); '
+                                  f'`regpre data check {name}` lists them all.')
 
 
 def _count(n, what):

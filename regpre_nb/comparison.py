@@ -18,11 +18,11 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from .baselines import METHODS, cached, missing
+from .baselines import METHODS, missing
 from .claims import Claim, Scores, difference_claim, gains, matches
 from .cohorts import Cohort
-from .metrics import dice_table, group_structures
-from .pairwise import PairwiseSettings, cost_row
+from .metrics import dice_table
+from .pairwise import PairwiseSettings, cost_row, register_kept
 from .report import Comparison, published
 from .runs import Run, run_folder
 
@@ -35,12 +35,9 @@ def pair_costs(run: Run,             # trained; of a network or of a method
     "Time and memory of the pairs of a run."
     folder = run_folder(run, root)
     if (folder / 'cost.csv').exists(): return pd.read_csv(folder / 'cost.csv')
-    rows, weights = [], str((folder / 'model.safetensors').resolve())
-    for pair in cohort.test_pairs[:pairs if run.training else 0]:
-        images, name = [cohort.image(case)[0].numpy() for case in pair], '-to-'.join(pair)
-        done = cached(folder / 'cost', 'network', {'weights': weights}, name.replace('/', '_'), *images,
-                      cohort.spacing_of(pair[1]))
-        rows.append(cost_row(name, done))
+    settings = {'weights': str((folder / 'model.safetensors').resolve())}
+    rows = [cost_row(pair, register_kept('network', settings, cohort, pair, folder / 'cost'))
+            for pair in cohort.test_pairs[:pairs if run.training else 0]]
     return pd.DataFrame(rows, columns=['pair', 'seconds', 'cpu_seconds', 'peak_mb', 'versions', 'failure'])
 
 
@@ -102,8 +99,7 @@ FIGURE8_ORDER = (  # of the paper's figure 8
 def _values(frame, groups):
     "Long form of the scores that a box plot shows: what (structure or case), value."
     if 'tre_mm' in frame: return frame[['fixed', 'tre_mm']].set_axis(['what', 'value'], axis=1)
-    table = dice_table(frame) if groups is None else group_structures(dice_table(frame), groups)
-    return table.melt(var_name='what', value_name='value')
+    return dice_table(frame, groups).melt(var_name='what', value_name='value')
 
 
 def box_figure(scores: Scores,  # label -> columns of per_subject.csv

@@ -24,7 +24,16 @@ from .losses import diffusion, local_ncc
 from .metrics import LandmarkErrors, dice_per_label, ndv_percent, subject_rows, tre
 from .pretrain import validation_dice
 from .spatial import warp
-from .training import FitResult, TrainSettings, fit, load_weights, read_metadata, read_tensors, save_weights
+from regpre_nb.training import (
+    FitResult,
+    TrainSettings,
+    fit,
+    from_json,
+    load_weights,
+    read_metadata,
+    read_tensors,
+    save_weights,
+)
 from .transmorph import LoadReport, TransMorph, TransMorphSettings, convert_authors_state, load_state
 from .volumes import InputError
 
@@ -244,8 +253,7 @@ def load_network(path: str | Path,  # model.safetensors of a fine-tuning run
     if described is None:
         raise InputError(f'{path} does not say which network it belongs to; '
                          'use a model.safetensors that fine-tuning wrote.')
-    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in described.items()}
-    network = TransMorph(TransMorphSettings(**settings))
+    network = TransMorph(from_json(TransMorphSettings, described))
     load_weights(network, path)
     return network.eval()
 

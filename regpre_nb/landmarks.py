@@ -8,14 +8,15 @@ __all__ = ['case_errors', 'average_error', 'error_units', 'compare_errors', 'lan
 
 # %% ../nbs/14c_landmarks.ipynb #57362b31
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from .claims import Claim, gains
-from .metrics import bootstrap_interval, holm, paired_wilcoxon
-from .report import Comparison, published
+from .metrics import bootstrap_interval, paired_wilcoxon
+from .report import Comparison, _compared, published
 from .volumes import InputError
 
 # %% ../nbs/14c_landmarks.ipynb #eee51248
@@ -55,21 +56,12 @@ def compare_errors(scores: pd.DataFrame,     # per_subject.csv of a cohort with 
     return Comparison(test.difference, *bootstrap_interval(one - other, seed), test.p_value, test.pairs)
 
 # %% ../nbs/14c_landmarks.ipynb #80636465
-def _differences(scores, reference, seed):
-    "Paired comparisons of labels with their references, p-values corrected over all of them."
-    tests = {label: compare_errors(scores[label], scores[other], seed) for label, other in reference.items()}
-    corrected = holm([test.p_value for test in tests.values()])
-    return {label: {'compared with': reference[label], 'difference': test.difference, 'low': test.low,
-                    'high': test.high, 'p': test.p_value, 'p (Holm)': p}
-            for (label, test), p in zip(tests.items(), corrected)}
-
-
 def landmark_table(scores: Mapping[str, pd.DataFrame],  # label -> per_subject.csv, the same pairs in each
                    reference: Mapping[str, str],        # label -> label it is tested against
                    seed: int = 0,                       # of the bootstrap
                   ) -> pd.DataFrame:                    # one row a label
     "Averages of several methods, with paired tests over cases."
-    compared = _differences(scores, reference, seed)
+    compared = _compared(scores, reference, partial(compare_errors, seed=seed))
     alone = {'compared with': ''} | dict.fromkeys(('difference', 'low', 'high', 'p', 'p (Holm)'), np.nan)
     return pd.DataFrame([{'method': label, **average_error(frame), **compared.get(label, alone)}
                          for label, frame in scores.items()])

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from scipy import stats
 from torch import Tensor
 
-from .spatial import compiled
+from .spatial import compiled, read_at
 
 # %% ../nbs/05_metrics.ipynb #1ccad459
 _FEW_VALUES, _MANY_VALUES = 512, 2**20  # widths up to which pairs of values are counted, and values tabled
@@ -273,19 +273,12 @@ def tre(
     if displacement.shape[:2] != (1, 3) or spacing.shape != (3,) or (spacing <= 0).any():
         raise ValueError('tre: displacement must be (1, 3, X, Y, Z) and spacing three positive numbers')
     last = torch.tensor(displacement.shape[2:], device=displacement.device) - 1
-    predicted = points_fixed + _displacement_at(points_fixed, displacement, last)
+    predicted = points_fixed + read_at(displacement[0], points_fixed.T).T
     errors = ((predicted - points_moving) * spacing).norm(dim=1)
     inside = ((points_fixed >= 0) & (points_fixed <= last)).all(dim=1)
     kept = errors[inside].double()
     return LandmarkErrors(errors.where(inside, torch.nan), kept.mean().item(),
                           kept.std().item() if len(kept) > 1 else float('nan'), int((~inside).sum()))
-
-# %% ../nbs/05_metrics.ipynb #26c827e8
-def _displacement_at(points: Tensor, displacement: Tensor, last: Tensor) -> Tensor:
-    "Displacement at (N, 3) points by linear interpolation, (N, 3); `last` is the last index of each axis."
-    where = (2 * points / last.clamp(min=1) - 1).flip(-1).view(1, -1, 1, 1, 3)  # grid_sample wants the last axis first
-    read = F.grid_sample(displacement, where, mode='bilinear', padding_mode='border', align_corners=True)
-    return read.view(3, -1).T
 
 # %% ../nbs/05_metrics.ipynb #eae3d01f
 # The 46 FreeSurfer ids of IXI's label maps and their names, in the authors' order
@@ -351,11 +344,13 @@ def subject_rows(
 # %% ../nbs/05_metrics.ipynb #edf9515b
 def dice_table(
     frame: pd.DataFrame,  # long form, the columns of per_subject.csv
-) -> pd.DataFrame:  # one row per pair, one column per structure
+    groups: Mapping[str, Sequence[str]] | None = None,  # average structures in groups first
+) -> pd.DataFrame:  # one row per pair, one column per structure or group
     "Turn per_subject.csv into a table of pairs x structures, both in the order of the file."
     _require_columns(frame)
     table = frame.pivot(index='pair', columns='structure', values='dice')
-    return table.loc[frame['pair'].unique(), frame['structure'].unique()]
+    table = table.loc[frame['pair'].unique(), frame['structure'].unique()]
+    return table if groups is None else group_structures(table, groups)
 
 
 def group_structures(
@@ -374,9 +369,7 @@ def per_pair(
     groups: Mapping[str, Sequence[str]] | None = None,  # average structures in groups first
 ) -> pd.DataFrame:  # index pair; columns moving, fixed, dice (mean), ndv_percent, missing (structures without a Dice)
     "One row per pair: its mean Dice over the structures and its %NDV."
-    table = dice_table(frame)
-    if groups is not None:
-        table = group_structures(table, groups)
+    table = dice_table(frame, groups)
     pairs = frame.groupby('pair', sort=False)[['moving', 'fixed', 'ndv_percent']]
     if (pairs.nunique(dropna=False) != 1).any(axis=None):
         raise ValueError('per_pair: moving, fixed and ndv_percent must be the same on all rows of a pair')

@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['STEP', 'UNIT', 'VERSION', 'PAIR', 'PAIR_SPACING', 'Anatomy', 'chest_ct', 'geometric_thorax', 'vessels',
-           'with_vessels', 'read_at', 'grid_points', 'Patient', 'make_patient', 'case_grid', 'Breath', 'to_inhale',
-           'to_exhale', 'inner_region', 'make_breath', 'contraction', 'scan', 'make_phases', 'inside_and_clear',
-           'spread', 'best_of_parts', 'choose_landmarks', 'fit_amplitude', 'PhantomCase', 'make_case', 'case_files',
-           'read_truth', 'phantom_table', 'find_chest', 'make_phantom', 'phantom_cohort', 'Pair', 'load_pair',
-           'pair_cohort']
+           'with_vessels', 'grid_points', 'Patient', 'make_patient', 'case_grid', 'Breath', 'to_inhale', 'to_exhale',
+           'inner_region', 'make_breath', 'contraction', 'scan', 'make_phases', 'inside_and_clear', 'spread',
+           'best_of_parts', 'choose_landmarks', 'fit_amplitude', 'PhantomCase', 'make_case', 'case_files', 'read_truth',
+           'phantom_table', 'find_chest', 'make_phantom', 'phantom_cohort', 'Pair', 'load_pair', 'pair_cohort']
 
 # %% ../nbs/12a_phantom.ipynb #d4735e3a
 import csv
@@ -31,9 +30,9 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from .cohorts import Cohort, _data_folder, random_anatomy, spline_field
-from .lung import DIRLAB, FIXED, MOVING, case_table, distances, lung_cohort, read_pair, window
+from .lung import DIRLAB, FIXED, MOVING, _what_it_is, case_table, distances, lung_cohort, read_pair, window
 from .metrics import tre
-from .spatial import jacobian_determinant
+from .spatial import identity_grid, jacobian_determinant, read_at
 from .volumes import InputError, Volume, cache_folder, load_volume, only_process, replacing, resample
 
 # %% ../nbs/12a_phantom.ipynb #e7f6c011
@@ -116,24 +115,12 @@ def with_vessels(
     return replace(anatomy, image=torch.maximum(anatomy.image, (anatomy.image + added).clamp(max=0)))
 
 # %% ../nbs/12a_phantom.ipynb #e629fa65
-def read_at(
-    volume: torch.Tensor,  # (C, X, Y, Z)
-    index: torch.Tensor,  # (3, ...), voxel indices; beyond the edge the edge's value is read
-) -> torch.Tensor:  # (C, ...)
-    "Read a volume between its voxels, linearly."
-    last = torch.tensor(volume.shape[1:]).sub(1).clamp(min=1)
-    where = (2*index.flatten(1).T/last - 1).flip(-1).view(1, -1, 1, 1, 3)
-    read = F.grid_sample(volume[None], where, padding_mode='border', align_corners=True)
-    return read.view(len(volume), *index.shape[1:])
-
-
 def grid_points(
     shape: tuple[int, int, int],  # voxels
     spacing: tuple[float, float, float],  # mm
 ) -> torch.Tensor:  # (3, X, Y, Z), mm
     "The centres of all voxels."
-    axes = [torch.arange(n, dtype=torch.float32)*step for n, step in zip(shape, spacing, strict=True)]
-    return torch.stack(torch.meshgrid(*axes, indexing='ij'))
+    return identity_grid(shape)[0]*torch.tensor(spacing).view(3, 1, 1, 1)
 
 # %% ../nbs/12a_phantom.ipynb #b17ef6d1
 STEP = 8.  # mm between the values of a smooth function
@@ -584,7 +571,7 @@ def phantom_cohort(
     "The breathing phantom; makes it on first use."
     if folder and (Path(folder)/'PHANTOM').is_file(): root = Path(folder)
     else: root = _kept_phantom(folder)
-    return lung_cohort('lung_phantom', root, (root/'PHANTOM').read_text().splitlines()[0], simulated=True, size=64)
+    return lung_cohort('lung_phantom', root, *_what_it_is(root), size=64)
 
 # %% ../nbs/12a_phantom.ipynb #2fca346d
 def _kept_phantom(data: str | Path | None) -> Path:

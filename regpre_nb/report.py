@@ -10,6 +10,7 @@ __all__ = ['SECOND_SET', 'read_scores', 'Comparison', 'compare', 'score_table', 
 # %% ../nbs/14a_report.ipynb #c682ab1e
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,6 @@ from .cohorts import Cohort
 from regpre_nb.metrics import (
     bootstrap_interval,
     dice_table,
-    group_structures,
     holm,
     paired_wilcoxon,
     per_pair,
@@ -36,16 +36,19 @@ from .volumes import InputError, make_folder, only_process, replacing
 # %% ../nbs/14a_report.ipynb #3ae74ff6
 def read_scores(runs: dict[str, Run],    # label -> run; all trained
                 root: str | Path = '.',  # the project's folder
+                last: bool = False,      # of networks that test pairs have chosen, after the last step
                ) -> dict[str, pd.DataFrame]:  # label -> per_subject.csv
     "The scores that runs have written."
-    return {label: pd.read_csv(run_folder(run, root) / 'per_subject.csv') for label, run in runs.items()}
+    def file(folder):
+        final = folder / 'per_subject_final.csv'
+        return final if last and final.exists() else folder / 'per_subject.csv'
+    return {label: pd.read_csv(file(run_folder(run, root))) for label, run in runs.items()}
 
 # %% ../nbs/14a_report.ipynb #9e35909c
 def _reached(frame, groups, seed):
     "What one method reaches: Dice with its spread and interval, %NDV."
     pairs, subjects = per_pair(frame, groups), per_subject(frame, groups)
-    table = dice_table(frame)
-    summary = summarise(table if groups is None else group_structures(table, groups))
+    summary = summarise(dice_table(frame, groups))
     low, high = bootstrap_interval(subjects['dice'], seed)
     return {'Dice mean': summary.mean, 'Dice sd (pooled)': summary.sd_pooled,
             'Dice sd (subjects)': subjects['dice'].std(), 'CI low': low,
@@ -53,11 +56,12 @@ def _reached(frame, groups, seed):
             '%NDV sd': pairs['ndv_percent'].std(ddof=0), 'pairs': len(pairs), 'subjects': len(subjects)}
 
 
-def _compared(scores, reference, groups):
+def _compared(scores, reference, compare):
     "How each method differs from its reference; p-values are corrected over all tests."
-    tests = {label: compare(scores[label], scores[other], groups) for label, other in reference.items()}
+    tests = {label: compare(scores[label], scores[other]) for label, other in reference.items()}
     corrected = holm([test.p_value for test in tests.values()])
-    return {label: {'compared with': reference[label], 'difference': test.difference, 'p': test.p_value, 'p (Holm)': p}
+    return {label: {'compared with': reference[label], 'difference': test.difference, 'low': test.low,
+                    'high': test.high, 'p': test.p_value, 'p (Holm)': p}
             for (label, test), p in zip(tests.items(), corrected)}
 
 # %% ../nbs/14a_report.ipynb #6fd00ea7
@@ -87,9 +91,10 @@ def score_table(scores: dict[str, pd.DataFrame],  # label -> columns of per_subj
                 seed: int = 0,                    # of the bootstrap
                ) -> pd.DataFrame:                 # one row a label
     "Dice, its interval, %NDV and paired tests of several methods on the same pairs."
-    compared = _compared(scores, reference, groups)
-    alone = {'compared with': '', 'difference': np.nan, 'p': np.nan, 'p (Holm)': np.nan}
-    return pd.DataFrame([{'method': label, **_reached(frame, groups, seed), **compared.get(label, alone)}
+    compared = _compared(scores, reference, partial(compare, groups=groups))
+    alone = {'compared with': ''} | dict.fromkeys(('difference', 'p', 'p (Holm)'), np.nan)
+    return pd.DataFrame([{'method': label, **_reached(frame, groups, seed),
+                          **{name: compared.get(label, alone)[name] for name in alone}}
                          for label, frame in scores.items()])
 
 # %% ../nbs/14a_report.ipynb #5610a042

@@ -372,11 +372,15 @@ STUDIES: dict[str, Callable[[str, Cohort, int], list[tuple[str, Run]]]] = {
 }
 
 
+def _cohort(data):
+    "The cohort itself, or the one of this name."
+    return data if isinstance(data, Cohort) else load_cohort(data)
+
+
 def studies(data: str | Cohort,  # a cohort or its name
            ) -> tuple[str, ...]: # keys of `STUDIES`
     "The studies that a cohort can be used for: with landmarks or with labels."
-    cohort = data if isinstance(data, Cohort) else load_cohort(data)
-    if cohort.landmarks: return '5_comparison', '6_lung', '8_claims'
+    if _cohort(data).landmarks: return '5_comparison', '6_lung', '8_claims'
     return tuple(study for study in STUDIES if study != '6_lung')
 
 
@@ -387,7 +391,7 @@ def study_runs(study: str,     # a key of `STUDIES`
               ) -> dict[str, Run]:  # label in tables and figures -> run
     "The runs that a study needs, without those that they start from."
     if study not in STUDIES: raise InputError(f'There is no study {study!r}; choose one of {", ".join(STUDIES)}.')
-    cohort = data if isinstance(data, Cohort) else load_cohort(data)
+    cohort = _cohort(data)
     if study not in studies(cohort):
         raise InputError(f'{study} cannot use the cohort {cohort.name}; choose one of {", ".join(studies(cohort))}.')
     return dict(STUDIES[study](profile, cohort, seed))
@@ -404,7 +408,7 @@ def all_runs(profile: str,   # a key of `PROFILES`
              seed: int = 0,  # of all runs
             ) -> list[Run]:
     "Every run of every study of a cohort once, pretraining before what starts from it."
-    runs, cohort = {}, data if isinstance(data, Cohort) else load_cohort(data)
+    runs, cohort = {}, _cohort(data)
     for study in studies(cohort): runs |= with_pretraining(study_runs(study, profile, cohort, seed))
     return list(runs.values())
 

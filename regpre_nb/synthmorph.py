@@ -27,7 +27,16 @@ from .losses import diffusion, one_hot, soft_dice
 from .pretrain import validation_dice
 from .random_images import AMPLITUDES, paint, random_intensities, random_pair
 from .spatial import integrate, interpolate, warp
-from .training import FitResult, TrainSettings, fit, load_weights, read_metadata, save_weights, step_generator
+from regpre_nb.training import (
+    FitResult,
+    TrainSettings,
+    fit,
+    from_json,
+    load_weights,
+    read_metadata,
+    save_weights,
+    step_generator,
+)
 from .transmorph import SameConv3d, to_image_grid, working_pair
 from .volumes import InputError
 
@@ -236,8 +245,7 @@ def load_synthmorph(path: str | Path,    # model.safetensors of `train_synthmorp
     if described is None:
         raise InputError(f'{path} does not describe a SynthMorph-style network; '
                          'use a model.safetensors that train_synthmorph wrote.')
-    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in described.items()}
-    network = SynthMorphStyle(SynthSettings(**settings))
+    network = SynthMorphStyle(from_json(SynthSettings, described))
     load_weights(network, path)
     return network.eval()
 

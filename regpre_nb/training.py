@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['TrainSettings', 'polynomial_decay', 'make_optimiser', 'step_generator', 'share_generator', 'write_json',
-           'save_weights', 'read_metadata', 'load_weights', 'read_log', 'run_environment', 'FitResult', 'fit']
+           'save_weights', 'read_metadata', 'from_json', 'load_weights', 'read_log', 'run_environment', 'FitResult',
+           'fit']
 
 # %% ../nbs/08_training.ipynb #d3f1607a
 import json
@@ -18,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -188,6 +190,14 @@ def read_metadata(
     "Record in the header of a weights file, {} where there is none; the weights are not read."
     with _reading(Path(path)), safe_open(path, framework='pt') as file:
         return json.loads((file.metadata() or {}).get('record', '{}'))
+
+
+def from_json(
+    kind: type,  # a dataclass of settings
+    described: dict,  # its fields, as JSON gives them back: lists in place of tuples
+) -> Any:  # of this kind
+    "Settings as they were before they were written."
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in described.items()})
 
 # %% ../nbs/08_training.ipynb #920fae64
 def _load_tensors(module: nn.Module, tensors: dict[str, torch.Tensor], path: Path, strict: bool = True):
