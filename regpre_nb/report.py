@@ -29,7 +29,6 @@ from regpre_nb.metrics import (
     summarise,
 )
 from .runs import Run, run_folder, study_runs, with_pretraining
-from .synthmorph import SynthSettings
 from .training import run_environment, write_json
 from .volumes import InputError, make_folder, only_process, replacing
 
@@ -191,8 +190,8 @@ def explained(cohort: Cohort,  # what was registered
 def gpu_hours(run: Run,          # any
               root: str | Path,  # the project's folder
              ) -> float:         # hours on the paper's GPU
-    "How long the training of a run takes at the speed that the paper reports (section 3)."
-    if not run.training or isinstance(run.task, SynthSettings): return 0.0  # the paper trains no such network
+    "How long the training of a run takes at the speed that the paper reports (section 3), whichever network."
+    if not run.training: return 0.0
     minutes = published(root, 'text', 'minutes_per_pair')['mean'].droplevel('column')
     return run.training.steps / 60 * minutes[f'{"Encoder-only" if run.pretrains else "Full-model"} pretraining']
 
@@ -277,7 +276,7 @@ def save_summary(study: str,            # a key of `STUDIES`
     path = folder / 'run.json'
     records = {key: json.loads((run_folder(run, root) / 'run.json').read_text())
                for key, run in with_pretraining(runs).items()}
-    kept = {key: {name: record[name] for name in ('seconds', 'run', 'data', 'environment')}
+    kept = {key: {name: record[name] for name in ('seconds', 'run', 'data', 'made_from', 'environment')}
             for key, record in records.items()}
     with only_process(Path(root) / 'runs'):  # studies may end at the same time
         summary = json.loads(path.read_text()) if path.exists() else {}

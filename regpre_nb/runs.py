@@ -107,9 +107,7 @@ def _learn_from(run, cohort):
 
 def _seen(run, cohort):
     "The cohort and the cases whose contents decide what a run learns."
-    if isinstance(run.task, PairwiseSettings):
-        pairs = cohort.train_pairs[:run.task.tuning_pairs] if len(run.task.grid) > 1 else ()
-        return cohort, tuple(sorted({case for pair in pairs for case in pair}))
+    if isinstance(run.task, PairwiseSettings): return cohort, cohort.train if len(run.task.grid) > 1 else ()
     if not run.training or run.images == 'random': return cohort, ()
     source, cases = _learn_from(run, cohort)
     validation = () if run.pretrains else cohort.validation_pairs[:run.validation_pairs]
