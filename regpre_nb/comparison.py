@@ -23,7 +23,7 @@ from .claims import Claim, Scores, difference_claim, gains, matches
 from .cohorts import Cohort
 from .metrics import dice_table
 from .pairwise import PairwiseSettings, cost_row, register_kept
-from .report import Comparison, published
+from .report import Comparison, plain_text, published
 from .runs import Run, run_folder
 
 # %% ../nbs/14d_comparison.ipynb #dbc6dd2f
@@ -118,6 +118,7 @@ def box_figure(scores: Scores,  # label -> columns of per_subject.csv
     landmarks = 'tre_mm' in next(iter(scores.values()))
     ax.set(xlabel='', ylabel='error of landmarks (mm)' if landmarks else 'Dice', xlim=(-0.5, len(order) - 0.5))
     ax.set_ylim(*((0, None) if landmarks else (-0.05, 1.05)))
+    ax.set_xticks(range(len(order)), map(plain_text, order))
     ax.tick_params(axis='x', labelrotation=90 if len(order) > 6 else 0)
     sns.move_legend(ax, 'lower center', bbox_to_anchor=(0.5, 1.01), ncols=min(len(scores), max(3, int(width / 2.4))),
                     title=None, frameon=False, fontsize=9)
