@@ -212,10 +212,10 @@ def claims_page(claims: Sequence[Claim],         # in order
                 folder: Path,                    # from `results_folder`
                 disagreements: Sequence[str],    # sentences: where the paper does not agree with itself
                ) -> Path:                        # README.md
-    "Write the summary page of a results folder, and the claims as tables/claims.csv."
+    "Write the summary page of a results folder."
     counts = pd.Series([claim.verdict for claim in claims]).value_counts()
-    listed = pd.DataFrame(map(asdict, claims))
-    table = listed.set_axis(['claim of the paper', 'the paper', 'here', 'verdict'], axis=1)
+    table = pd.DataFrame(map(asdict, claims))
+    table.columns = ['claim of the paper', 'the paper', 'here', 'verdict']
     shown = [f'![{path.stem}](figures/{path.name})' for path in sorted((folder / 'figures').glob('figure[5-9].png'))]
     tables = [f'[{path.stem}](tables/{path.name})' for path in sorted((folder / 'tables').glob('*.md'))]
     parts = [f'# What the paper says, and what was found: `{folder.name}`', heading,
@@ -227,6 +227,5 @@ def claims_page(claims: Sequence[Claim],         # in order
              markdown_table(table), '## Where the paper does not agree with itself',
              '\n'.join(f'* {sentence}' for sentence in disagreements), '## Tables and figures',
              'Tables: ' + ', '.join(tables) + '.', *shown]
-    with replacing(folder / 'tables' / 'claims.csv') as path: listed.to_csv(path, index=False)
     with replacing(folder / 'README.md') as path: path.write_text('\n\n'.join(parts) + '\n', encoding='utf-8')
     return folder / 'README.md'
