@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from .metrics import FEWEST_SUBJECTS, per_pair
-from .report import Comparison, compare_values, markdown_table, published, smoothed
+from .report import Comparison, compare_values, made_from, markdown_table, published, smoothed
 from .volumes import replacing
 
 # %% ../nbs/14b_claims.ipynb #46884604
@@ -207,6 +207,15 @@ def inconsistencies(root: str | Path,  # the project's folder
         f'and its own test finds them different (p = {p:g}).']
 
 # %% ../nbs/14b_claims.ipynb #f694232f
+def _tables(folder, heading):
+    "Links to the tables that were made from the data of the heading, and the names of those that were not."
+    prints = {path: made_from(path.read_text(encoding='utf-8')) for path in sorted((folder / 'tables').glob('*.md'))}
+    others = [path.stem for path, known in prints.items() if known not in ('', made_from(heading) or known)]
+    links = [f'[{path.stem}](tables/{path.name})' for path in prints if path.stem not in others]
+    left_out = f' Made from other data, so not of this page: {", ".join(others)}.' if others else ''
+    return f'Tables: {", ".join(links)}.{left_out}'
+
+
 def claims_page(claims: Sequence[Claim],         # in order
                 heading: str,                    # from `caption`: which data, which runs
                 folder: Path,                    # from `results_folder`
@@ -217,7 +226,6 @@ def claims_page(claims: Sequence[Claim],         # in order
     table = pd.DataFrame(map(asdict, claims))
     table.columns = ['claim of the paper', 'the paper', 'here', 'verdict']
     shown = [f'![{path.stem}](figures/{path.name})' for path in sorted((folder / 'figures').glob('figure[5-9].png'))]
-    tables = [f'[{path.stem}](tables/{path.name})' for path in sorted((folder / 'tables').glob('*.md'))]
     parts = [f'# What the paper says, and what was found: `{folder.name}`', heading,
              'Differences are means over subjects with 95 % intervals (bootstrap); p is of the Wilcoxon signed-rank '
              'test, uncorrected here and corrected in the tables. A gain is reproduced if its interval lies above 0 '
@@ -226,6 +234,6 @@ def claims_page(claims: Sequence[Claim],         # in order
              + ', '.join(f'{verdict}: {n}' for verdict, n in counts.items()) + '.',
              markdown_table(table), '## Where the paper does not agree with itself',
              '\n'.join(f'* {sentence}' for sentence in disagreements), '## Tables and figures',
-             'Tables: ' + ', '.join(tables) + '.', *shown]
+             _tables(folder, heading), *shown]
     with replacing(folder / 'README.md') as path: path.write_text('\n\n'.join(parts) + '\n', encoding='utf-8')
     return folder / 'README.md'

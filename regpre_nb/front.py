@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['TABLES', 'COHORTS', 'stored_table', 'FrontTable', 'front_table', 'pretraining_facts', 'seed_facts',
-           'comparison_facts', 'landmark_facts', 'hours_of_runs', 'overview', 'time_facts', 'results_section']
+           'comparison_facts', 'landmark_facts', 'hours_of_runs', 'overview', 'mixed_facts', 'time_facts',
+           'results_section']
 
 # %% ../nbs/14e_front.ipynb #14e00003
 import json
@@ -16,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from .landmarks import case_errors
-from .report import published, read_per_subject
+from .report import made_from, published, read_per_subject
 from .volumes import read_table
 
 # %% ../nbs/14e_front.ipynb #14e00006
@@ -90,7 +91,8 @@ def _verdicts(rows: pd.DataFrame) -> str:
     "How many differences are above 0, how large they are, how many count."
     higher, counted = rows['difference'] > 0, (rows['difference'] > 0) & (rows['p (Holm)'] < 0.05)
     span = ' to '.join(dict.fromkeys(f'{end:+.4f}' for end in (rows['difference'].min(), rows['difference'].max())))
-    return f'higher at {higher.sum()} of {len(rows)} fractions of the images ({span}), significantly at {counted.sum()}'
+    return (f'higher with pretraining than without at {higher.sum()} of {len(rows)} fractions of the images ({span}), '
+            f'significantly at {counted.sum()}')
 
 
 def pretraining_facts(folder: str | Path,  # results/<profile>-<data>
@@ -101,16 +103,16 @@ def pretraining_facts(folder: str | Path,  # results/<profile>-<data>
         rows = read_table(path, _TESTED)
         rows = rows[rows['compared with'] != '']
         same = rows['method'].str.endswith('same steps')
-        protocols = {'as many epochs': rows[~same], 'as many steps as all images get': rows[same]}
+        protocols = {'as many epochs, as in the paper': rows[~same], 'as many steps as all images get': rows[same]}
         found += [f'Given {words}, the mean Dice is {_verdicts(part)} (p < 0.05 after Holm\'s correction).'
                   for words, part in protocols.items() if len(part)]
     if (path := tables / 'headline.csv').is_file():
         rows = read_table(path, ('difference', 'p_value')).set_index('method')
-        shown = {'as many epochs, as in the paper': 'With pretraining, 10 %',
+        shown = {'as many epochs': 'With pretraining, 10 %',
                  'as many steps': 'With pretraining, 10 %, same steps'}
         told = [f'{rows.loc[label, "difference"]:+.4f} ({_probability(rows.loc[label, "p_value"])}) given {words}'
                 for words, label in shown.items() if label in rows.index]
-        if told: found.append(f'A tenth of the images with pretraining, minus all without it: {_listed(told)}.')
+        if told: found.append(f'A tenth of the images with pretraining, minus all without it: {"; ".join(told)}.')
     return found
 
 # %% ../nbs/14e_front.ipynb #14e0000d
@@ -180,6 +182,7 @@ COHORTS = {  # folder under results/ -> what it is
     'cpu-hippocampus': 'real hippocampi', 'cpu-labelmaps': 'real brain anatomy, synthesised intensities',
     'cpu-template': 'simulated brains', 'cpu-lung_phantom': 'breathing phantom', 'cpu-lung_pair': 'one real lung pair'}
 _VERDICTS = ('reproduced', 'not reproduced', 'undecided', 'not testable here')
+_SHORT = {'not testable here': 'not testable'}
 
 
 def hours_of_runs(folder: str | Path,  # results/<profile>-<data>
@@ -199,9 +202,20 @@ def overview(root: str | Path,  # the project's folder
         if not (folder / 'README.md').is_file(): continue
         counts = stored_table(folder / 'README.md')['verdict'].value_counts()
         rows.append({'`DATA`': f'[{name.removeprefix("cpu-")}](../results/{name}/README.md): {what}',
-                     **{verdict: str(counts.get(verdict, 0)) for verdict in _VERDICTS},
-                     'time of the runs': f'{hours_of_runs(folder):.1f} h'})
+                     **{_SHORT.get(verdict, verdict): str(counts.get(verdict, 0)) for verdict in _VERDICTS},
+                     'hours': f'{hours_of_runs(folder):.1f}'})
     return _markdown(pd.DataFrame(rows)) if rows else 'None is stored yet: `make reproduce` makes them.'
+
+
+def mixed_facts(root: str | Path,  # the project's folder
+               ) -> list[str]:     # sentences
+    "Folders whose tables name different data."
+    found = []
+    for name in COHORTS:
+        tables = (Path(root) / 'results' / name / 'tables').glob('*.md')
+        known = {made_from(path.read_text(encoding='utf-8')) for path in tables} - {''}
+        if len(known) > 1: found.append(f'The tables of {name} were made from different data: make them again.')
+    return found
 
 
 def time_facts(root: str | Path,  # the project's folder
@@ -225,7 +239,8 @@ def results_section(root: str | Path,  # the project's folder
              'Against other methods, brain anatomy': comparison_facts(folder('cpu-labelmaps')),
              'The breathing phantom': landmark_facts(folder('cpu-lung_phantom'), root),
              'The real lung pair, with networks of the phantom': landmark_facts(folder('cpu-lung_pair'), root)}
-    time = ' '.join(['Each run took one core; two cores need about half of the time.', *time_facts(root)])
+    time = ' '.join(['Hours are those of the runs on one core, every run once; two cores need about half of them.',
+                     *time_facts(root), *mixed_facts(root)])
     told = ['\n'.join([f'**{heading}**', '', *(f'* {sentence}' for sentence in sentences)])
             for heading, sentences in facts.items() if sentences]
     return '\n\n'.join([overview(root), time, *told, *(front_table(table, root) for table in TABLES)])
