@@ -282,15 +282,21 @@ def ixi_cohort(
         raise InputError(f'{root}: holds {len(train)} cases in Train, {len(validation)} in Val and {len(test)} in Test '
                          'and needs some in each; copy the folder again.')
     shape, made_up = _atlas_shape(root, atlas), (root/MADE_UP).is_file()
-    read = partial(_read_case, files={'atlas': atlas, **files}, shape=shape)
+    files['atlas'] = atlas
+    read, made_from = partial(_read_case, files=files, shape=shape), partial(_files_and_ids, files=files)
     described = "made-up files in IXI's format, random shapes and no brains" if made_up else REAL_IXI
-    return _ixi(described, made_up, shape, train, validation, test, read)
+    return _ixi(described, made_up, shape, train, validation, test, read, made_from)
+
+
+def _files_and_ids(case: str, files: dict[str, tuple[Path, ...]]) -> tuple[Path | str, ...]:
+    "The files of a case, and which labels are kept of them."
+    return *files[case], f'labels {np.unique(_KEPT_IDS).tolist()}'
 
 
 REAL_IXI = 'real T1 MR brains of IXI, preprocessed by the authors of TransMorph'
 
 
-def _ixi(description, made_up, shape, train, validation, test, read):
+def _ixi(description, made_up, shape, train, validation, test, read, made_from):
     "A cohort with IXI's structures and pairs."
     return Cohort(
         name='ixi', description=description, simulated=made_up, shape=shape, spacing=(1., 1., 1.), atlas='atlas',
@@ -299,7 +305,7 @@ def _ixi(description, made_up, shape, train, validation, test, read):
         label_set='IXI, 30 structures in 17 groups, left and right averaged',
         validation_pairs=tuple(('atlas', case) for case in validation),
         test_pairs=tuple(('atlas', case) for case in test),
-        read=read, keep=False)
+        read=read, made_from=made_from, keep=False)
 
 
 def published_ixi() -> Cohort:  # no case can be read
@@ -307,7 +313,7 @@ def published_ixi() -> Cohort:  # no case can be read
     def read(case): raise InputError(f'{case}: IXI is not at hand, its runs can only be listed; set REGPRE_DATA.')
 
     train, validation, test = (tuple(f'{part}/{n:03}' for n in range(count)) for part, count in IXI_COUNTS.items())
-    return _ixi(REAL_IXI, False, (160, 192, 224), train, validation, test, read)
+    return _ixi(REAL_IXI, False, (160, 192, 224), train, validation, test, read, lambda case: ('as published',))
 
 # %% ../nbs/07a_ixi.ipynb #218daf72
 def _expected_counts(root: Path) -> dict[str, int]:

@@ -31,6 +31,7 @@ from regpre_nb.volumes import (
     bounding_box,
     cache_folder,
     crop_box,
+    file_fingerprint,
     load_volume,
     make_folder,
     only_process,
@@ -198,13 +199,6 @@ def central_case(
     return max(sorted(scores), key=scores.get)
 
 # %% ../nbs/07b_labelmaps.ipynb #d70ca5a8
-def _checksum(path: Path) -> str:
-    "SHA-256 of a file."
-    try: return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise InputError(f'{path}: cannot be read ({error.strerror}); copy it again.') from error
-
-
 def _sources(folder: str | Path | None) -> dict[str, Path]:
     "Case names and their files."
     root = folder or os.environ.get('REGPRE_DATA')
@@ -224,7 +218,7 @@ def _sources(folder: str | Path | None) -> dict[str, Path]:
 # %% ../nbs/07b_labelmaps.ipynb #84daa840
 def _folder_of(files: Mapping[str, Path], recipe: Recipe) -> Path:
     "The folder in the cache for these sources and this recipe."
-    made_of = [asdict(recipe), T1, RENAMED, {case: _checksum(path) for case, path in files.items()}]
+    made_of = [asdict(recipe), T1, RENAMED, {case: file_fingerprint(path) for case, path in files.items()}]
     return cache_folder()/f'labelmaps-{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:12]}'
 
 
@@ -232,7 +226,7 @@ def _complete(folder: Path) -> dict | None:
     "The record of a prepared folder, if all its files are as they were written."
     try:
         record = json.loads((folder/'recipe.json').read_text())
-        sound = all(_checksum(folder/name) == kept for name, kept in record['files'].items())
+        sound = all(file_fingerprint(folder/name) == kept for name, kept in record['files'].items())
     except (OSError, ValueError, KeyError):  # InputError is a ValueError
         return None
     return record if sound else None
@@ -242,7 +236,7 @@ def _write_case(case: str, image: Volume, labels: Volume, folder: Path) -> dict[
     "Write the two files of a case; their names and checksums."
     names = {f'images/{case}.nii.gz': image, f'labels/{case}.nii.gz': labels}
     for name in names: make_folder((folder/name).parent)
-    return {name: _checksum(save_volume(volume, folder/name)) for name, volume in names.items()}
+    return {name: file_fingerprint(save_volume(volume, folder/name)) for name, volume in names.items()}
 
 
 def _parts(maps: Mapping[str, Volume], test: tuple[str, ...], others: tuple[str, ...]) -> dict[str, object]:
@@ -295,6 +289,12 @@ def _read_prepared(case: str, folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return (load_volume(folder/'images'/f'{case}.nii.gz').data,
             load_volume(folder/'labels'/f'{case}.nii.gz', labels=True).data)
 
+
+def _recipe_of(case: str, recipe: str) -> tuple[str]:
+    "What a case is made from: all label maps, since they make the common space, and the recipe; `recipe` names both."
+    return (recipe,)
+
+
 # %% ../nbs/07b_labelmaps.ipynb #eb708b95
 def labelmaps_cohort(
     folder: str | Path | None = None,  # that holds synthseg_labelmaps_20; None: the one that REGPRE_DATA names
@@ -311,5 +311,6 @@ def labelmaps_cohort(
         structures=STRUCTURES, atlas=atlas, train=tuple(train), validation=validation,
         validation_pairs=tuple((atlas, case) for case in validation),
         test_pairs=(*((atlas, case) for case in test), *between), read=partial(_read_prepared, folder=kept),
+        made_from=partial(_recipe_of, recipe=kept.name),
         label_set="IXI's 30 structures in 17 groups as far as the maps have them: "
         f'{len(STRUCTURES)} structures in {len(GROUPS)} groups', groups=GROUPS)

@@ -30,7 +30,16 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from .cohorts import Cohort, _data_folder
-from .volumes import InputError, Volume, bounding_box, cache_folder, only_process, replacing, resample
+from regpre_nb.volumes import (
+    InputError,
+    Volume,
+    bounding_box,
+    cache_folder,
+    file_fingerprint,
+    only_process,
+    replacing,
+    resample,
+)
 
 # %% ../nbs/12_lung.ipynb #18401261
 FIXED, MOVING = 'T00', 'T50'  # phases: end of the breath in, end of the breath out
@@ -415,8 +424,8 @@ def _case_parts(
 ) -> list[np.ndarray]:
     "Arrays of a case, made and kept if need be."
     images = {phase: find_image(root, case, phase) for phase in (FIXED, MOVING)}
-    stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in images.values()]
-    key = hashlib.sha256(json.dumps([_VERSION, table[case], size, stamps]).encode()).hexdigest()[:16]
+    contents = [file_fingerprint(path) for path in images.values()]
+    key = hashlib.sha256(json.dumps([_VERSION, table[case], size, contents]).encode()).hexdigest()[:16]
     path = cache_folder()/'lung'/f'case{case}-{key}.npz'
     if found := _load_parts(path, parts): return found
     with only_process(path.parent):
@@ -438,6 +447,15 @@ def _read_phase(name: str, root: Path, table: Mapping[int, CaseInfo], size: int)
     case, phase = _split_name(name)
     image, labels = _case_parts((f'{phase}_image', f'{phase}_labels'), case, root, table, size)
     return np.ascontiguousarray(image), np.ascontiguousarray(labels)
+
+
+def _files_of(
+    name: str, root: Path, table: Mapping[int, CaseInfo], size: int, rule: str,
+) -> tuple[Path | str, ...]:
+    "What a phase of a case is made from: images of both phases, landmarks, and settings."
+    case, _ = _split_name(name)
+    files = [find(root, case, phase) for find in (find_image, find_points) for phase in (FIXED, MOVING)]
+    return *files, f'lung {_VERSION}, {size}, {rule}, {tuple(table[case][:3])}'
 
 
 def _landmarks_of(
@@ -484,7 +502,8 @@ def lung_cohort(
         name=name, description=description, simulated=simulated, shape=(size,)*3, spacing=spacings[test[0]],
         spacings=spacings, structures={1: 'lung'}, label_set='the lungs by threshold', atlas=None,
         train=train, validation=test, validation_pairs=tested, test_pairs=tested, partners=pairs, keep=size <= 96,
-        read=partial(_read_phase, **places), landmarks=partial(_landmarks_of, rule=rule, **places))
+        read=partial(_read_phase, **places), landmarks=partial(_landmarks_of, rule=rule, **places),
+        made_from=partial(_files_of, rule=rule, **places))
 
 # %% ../nbs/12_lung.ipynb #68db3636
 def _holds_cases(folder: Path) -> bool:
