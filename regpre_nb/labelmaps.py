@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['RENAMED', 'CSF', 'STRUCTURES', 'GROUPS', 'T1', 'head_to_brain', 'is_brain', 't1_contrast', 'paint', 'common_space',
-           'common_grid', 'Recipe', 'make_case', 'split_cases', 'central_case', 'prepare_labelmaps', 'labelmaps_cohort']
+           'common_grid', 'Recipe', 'make_case', 'split_cases', 'central_case', 'prepare_labelmaps', 'labelmaps_cohort',
+           'check_labelmaps']
 
 # %% ../nbs/07b_labelmaps.ipynb #f57d1c71
 import hashlib
@@ -21,8 +22,9 @@ import numpy as np
 import torch
 from scipy import ndimage
 from scipy.linalg import expm, logm
+from tqdm import tqdm
 
-from .cohorts import Cohort, random_appearance
+from .cohorts import Cohort, DataReport, problem_table, random_appearance, twins
 from .metrics import IXI_GROUPS, IXI_LABELS, IXI_TEST_LABELS, dice_per_label
 from regpre_nb.volumes import (
     InputError,
@@ -314,3 +316,28 @@ def labelmaps_cohort(
         made_from=partial(_recipe_of, recipe=kept.name),
         label_set="IXI's 30 structures in 17 groups as far as the maps have them: "
         f'{len(STRUCTURES)} structures in {len(GROUPS)} groups', groups=GROUPS)
+
+# %% ../nbs/07b_labelmaps.ipynb #f1e0d002
+def _lost(small: Path, source: Path) -> tuple[list[str], list[str]]:
+    "Structures that a map has lost on the common grid, and those that it never had."
+    absent = set(STRUCTURES) - set(np.unique(load_volume(small, labels=True).data).tolist())
+    had = set(np.unique(head_to_brain(load_volume(source, labels=True)).data).tolist()) if absent else set()
+    return [STRUCTURES[i] for i in sorted(absent & had)], [STRUCTURES[i] for i in sorted(absent - had)]
+
+
+def check_labelmaps(
+    folder: str | Path | None = None,  # that holds synthseg_labelmaps_20; None: the one that REGPRE_DATA names
+    progress: bool = False,  # show a bar
+) -> DataReport:
+    "Look at every label map as it is scored; raise `InputError` where no images can be made of them."
+    files, (kept, record) = _sources(folder), prepare_labelmaps(folder)
+    problems = [(files[case].name, f'holds the same as {files[other].name}', False) for case, other
+                in twins([(case, file_fingerprint(path)) for case, path in files.items()])]
+    for case, path in tqdm(files.items(), 'reading', disable=not progress):
+        vanished, missing = _lost(kept/'labels'/f'{case}.nii.gz', path)
+        step = f"{record['recipe']['spacing']:g} mm"
+        problems += [(path.name, f'no voxel of {name} is left on the grid of {step}', False) for name in vanished]
+        if missing:
+            more = ' and others'*bool(missing[3:])
+            problems.append((path.name, f"no voxel of {', '.join(missing[:3])}{more}", True))
+    return DataReport('labelmaps', kept.name, f'{len(files)} label maps', problem_table(problems))

@@ -40,6 +40,7 @@ from regpre_nb.volumes import (
     file_fingerprint,
     load_volume,
     only_process,
+    read_table,
     replacing,
     resample,
 )
@@ -665,7 +666,11 @@ def _pair_grid(mask: Volume) -> Volume:
 
 def _pair_points(folder: str | Path | None, grid: Volume, shift: np.ndarray) -> dict[str, torch.Tensor]:
     "Landmarks of both images as voxels of the grid; the file's world has x and y negated."
-    rows = np.loadtxt(_pair_file(folder, PAIR_POINTS), delimiter=',', skiprows=1)
+    path = _pair_file(folder, PAIR_POINTS)
+    columns = [f'{visit}_{axis}' for visit in ('baseline', 'followup') for axis in 'xyz']
+    rows = read_table(path, columns)[columns].to_numpy()
+    if not len(rows) or not np.isfinite(rows).all():
+        raise InputError(f'{path}: lacks a landmark or a number of one; copy it again.')
     worlds = [rows[:, columns]*[-1, -1, 1] for columns in (slice(3, 6), slice(3))]
     origin, step = grid.affine[:3, 3], np.diag(grid.affine)[:3]
     return {case: torch.from_numpy((world - moved - origin)/step).float()
