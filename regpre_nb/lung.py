@@ -9,7 +9,6 @@ __all__ = ['FIXED', 'MOVING', 'PAPER_SIZE', 'DIRLAB', 'TOLERANCE', 'CaseInfo', '
            'DirlabReport', 'check_dirlab']
 
 # %% ../nbs/12_lung.ipynb #c6639960
-import csv
 import hashlib
 import json
 import os
@@ -17,7 +16,8 @@ import re
 import sys
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import permutations, product
 from pathlib import Path
@@ -29,8 +29,18 @@ import torch
 from scipy import ndimage
 from tqdm import tqdm
 
-from .cohorts import Cohort, _data_folder
-from .volumes import InputError, Volume, bounding_box, cache_folder, only_process, replacing, resample
+from .cohorts import Cohort, DataReport, _data_folder, problem_table, twins
+from regpre_nb.volumes import (
+    InputError,
+    Volume,
+    bounding_box,
+    cache_folder,
+    file_fingerprint,
+    only_process,
+    read_rows,
+    replacing,
+    resample,
+)
 
 # %% ../nbs/12_lung.ipynb #18401261
 FIXED, MOVING = 'T00', 'T50'  # phases: end of the breath in, end of the breath out
@@ -84,12 +94,10 @@ def case_table(
     "What is known of the cases: the folder's own cases.csv, or else DIR-Lab's table."
     path = root/'cases.csv'
     if not path.is_file(): return DIRLAB
-    with open(path, newline='', encoding='utf-8-sig') as file:
-        reader = csv.DictReader(file)
-        if missing := [name for name in _COLUMNS if name not in (reader.fieldnames or ())]:
-            raise InputError(f"{path}: lacks the column{'s'*(len(missing) > 1)} {', '.join(missing)}; "
-                             f"its first line should be {','.join(_COLUMNS)}.")
-        table = dict(_case_row(row, path) for row in reader)
+    rows = [_case_row(row, path) for _, row in read_rows(path, _COLUMNS)]
+    table = dict(rows)
+    if twice := next((case for case, _ in rows if [k for k, _ in rows].count(case) > 1), None):
+        raise InputError(f'{path}: case {twice} stands there twice; delete one of its rows.')
     if not table: raise InputError(f'{path}: lists no case; add a line for each, or delete the file.')
     return table
 
@@ -415,8 +423,8 @@ def _case_parts(
 ) -> list[np.ndarray]:
     "Arrays of a case, made and kept if need be."
     images = {phase: find_image(root, case, phase) for phase in (FIXED, MOVING)}
-    stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in images.values()]
-    key = hashlib.sha256(json.dumps([_VERSION, table[case], size, stamps]).encode()).hexdigest()[:16]
+    contents = [file_fingerprint(path) for path in images.values()]
+    key = hashlib.sha256(json.dumps([_VERSION, table[case], size, contents]).encode()).hexdigest()[:16]
     path = cache_folder()/'lung'/f'case{case}-{key}.npz'
     if found := _load_parts(path, parts): return found
     with only_process(path.parent):
@@ -438,6 +446,15 @@ def _read_phase(name: str, root: Path, table: Mapping[int, CaseInfo], size: int)
     case, phase = _split_name(name)
     image, labels = _case_parts((f'{phase}_image', f'{phase}_labels'), case, root, table, size)
     return np.ascontiguousarray(image), np.ascontiguousarray(labels)
+
+
+def _files_of(
+    name: str, root: Path, table: Mapping[int, CaseInfo], size: int, rule: str,
+) -> tuple[Path | str, ...]:
+    "What a phase of a case is made from: images of both phases, landmarks, and settings."
+    case, _ = _split_name(name)
+    files = [find(root, case, phase) for find in (find_image, find_points) for phase in (FIXED, MOVING)]
+    return *files, f'lung {_VERSION}, {size}, {rule}, {tuple(table[case][:3])}'
 
 
 def _landmarks_of(
@@ -484,7 +501,8 @@ def lung_cohort(
         name=name, description=description, simulated=simulated, shape=(size,)*3, spacing=spacings[test[0]],
         spacings=spacings, structures={1: 'lung'}, label_set='the lungs by threshold', atlas=None,
         train=train, validation=test, validation_pairs=tested, test_pairs=tested, partners=pairs, keep=size <= 96,
-        read=partial(_read_phase, **places), landmarks=partial(_landmarks_of, rule=rule, **places))
+        read=partial(_read_phase, **places), landmarks=partial(_landmarks_of, rule=rule, **places),
+        made_from=partial(_files_of, rule=rule, **places))
 
 # %% ../nbs/12_lung.ipynb #68db3636
 def _holds_cases(folder: Path) -> bool:
@@ -599,22 +617,26 @@ def _outside_grid(info: CaseInfo, masks: Mapping[str, np.ndarray], points: Mappi
 TOLERANCE = 0.05  # mm, between the mean distance of landmarks and the published one
 
 
-class DirlabReport(NamedTuple):
-    "What `check_dirlab` found."
-    folder: Path  # that was checked
-    description: str  # what the data are
-    table: pd.DataFrame  # by case: files that can be read, mm, share of points in lungs, points outside the grid
-    problems: pd.DataFrame  # columns case, problem, doubtful: the case can be used; empty if all is well
-
-    def __str__(self) -> str:
-        shown = self.table.to_string(index=False, float_format='{:.2f}'.format, na_rep='-')
-        told = [f"case {p.case}{' (doubtful)'*p.doubtful}: {p.problem}" for p in self.problems.itertuples()]
-        return '\n'.join([f'{self.folder}: {self.description}', shown, *told])
+@dataclass(frozen=True, eq=False)
+class DirlabReport(DataReport):
+    "What `check_dirlab` found, case by case."
+    table: pd.DataFrame | None = None  # files that can be read, mm, share of points in lungs, points outside the grid
 
 
-def _check_case(root: Path, case: int, table: Mapping[int, CaseInfo]) -> tuple[dict, list[tuple[str, bool]]]:
-    "What was found of a case, and its problems."
-    info, problems, distance = table[case], [], np.nan
+def _same_images(root: Path, table: Mapping[int, CaseInfo]) -> list[tuple[int, str]]:
+    "Images that are there twice: case and problem."
+    contents = []
+    for case, phase in product(table, (FIXED, MOVING)):
+        with suppress(InputError):
+            contents.append((f'{phase} of case {case}', file_fingerprint(find_image(root, case, phase))))
+    return [(int(name.split()[-1]), f'the image of {name} is the same as {other}') for name, other in twins(contents)]
+
+
+def _check_case(
+    root: Path, case: int, table: Mapping[int, CaseInfo], problems: list[tuple[str, bool]],
+) -> tuple[dict, list[tuple[str, bool]]]:
+    "What was found of a case, and its problems, those known before among them."
+    info, distance = table[case], np.nan
     images, masks, points = _read_all(root, case, table, problems)
     both = [phase for phase in points if phase in masks]
     for phase in both: problems += _place_problems(points[phase], masks[phase], phase)
@@ -634,9 +656,10 @@ def check_dirlab(
     "Read every file of a folder in DIR-Lab's format and tell everything that is missing or wrong, case by case."
     root = _dirlab_root(folder)
     table, rows, problems = case_table(root), [], []
+    same = _same_images(root, table)
     for case in tqdm(table, 'reading', disable=not progress):
-        row, found = _check_case(root, case, table)
+        row, found = _check_case(root, case, table, [(said, False) for twin, said in same if twin == case])
         rows.append(row)
-        problems += [(case, *problem) for problem in found]
-    columns = ['case', 'problem', 'doubtful']
-    return DirlabReport(root, _what_it_is(root)[0], pd.DataFrame(rows), pd.DataFrame(problems, columns=columns))
+        problems += [(f'case {case}', *problem) for problem in found]
+    shown = pd.DataFrame(rows).to_string(index=False, float_format='{:.2f}'.format, na_rep='-')
+    return DirlabReport('dirlab', root, f'{_what_it_is(root)[0]}\n{shown}', problem_table(problems), pd.DataFrame(rows))
