@@ -35,6 +35,13 @@ from regpre_nb.volumes import (
 )
 
 # %% ../nbs/07_cohorts.ipynb #4a6f14ac
+import hashlib
+import json
+from collections.abc import Sequence
+
+from .volumes import file_fingerprint
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Cohort:
     "Cases on one grid, their structures, splits and pairs."
@@ -56,6 +63,7 @@ class Cohort:
     partners: dict[str, str] | None = None  # fixed case -> its moving case, where a pair is two images of one patient
     spacings: dict[str, tuple[float, float, float]] | None = None  # case -> mm, where `spacing` does not hold for all
     landmarks: Callable[[str, str], tuple[torch.Tensor, torch.Tensor]] | None = None  # moving, fixed -> points of both
+    made_from: Callable[[str], Sequence[Path | str]] | None = None  # case -> its files, or what a program makes it by
     _kept: dict = field(default_factory=dict, init=False)
 
     def image(self, case: str) -> torch.Tensor:
@@ -102,15 +110,41 @@ class Cohort:
         "Image and labels as tensors, from memory if they were read before."
         if found := self._kept.get(case):
             return found
-        if case not in self.cases:
-            raise InputError(f'{case}: no case of the cohort {self.name}; '
-                             f'choose one of its {len(self.cases)}, for instance {self.cases[0]}.')
+        self._refuse_unknown([case])
         image, labels = (torch.from_numpy(np.ascontiguousarray(a))[None] for a in self.read(case))
         if not self.keep:
             for other in [c for c in self._kept if c != self.atlas][:-1]:
                 self._kept.pop(other, None)
         self._kept[case] = image, labels
         return image, labels
+
+    def _refuse_unknown(self, cases: Sequence[str]) -> None:
+        "Raise `InputError` for the first name that is no case."
+        if unknown := [case for case in cases if case not in self.cases]:
+            raise InputError(f'{unknown[0]}: no case of the cohort {self.name}; '
+                             f'choose one of its {len(self.cases)}, for instance {self.cases[0]}.')
+
+    def _content(self, case: str) -> list[str]:
+        "What a case holds, by its files and texts; where none are known, by the arrays that are read."
+        made_from = self.made_from(case) if self.made_from else ()
+        if not made_from:
+            arrays = [tensor.numpy() for tensor in self._get(case)]
+            return [f'{a.dtype} {a.shape} {hashlib.sha256(a.tobytes()).hexdigest()}' for a in arrays]
+        return [file_fingerprint(part) if isinstance(part, Path) else part for part in made_from]
+
+    def fingerprint(
+        self,
+        cases: Sequence[str] | None = None,  # None: every case; what always moves with them is added
+    ) -> str:  # 16 hexadecimal digits
+        "What cases hold and how the cohort takes them: the same for a copy elsewhere, another after any change."
+        cases = self.cases if cases is None else cases
+        self._refuse_unknown(cases)
+        partners = {case: self.moving_for(case) for case in cases if not self.partners or case in self.partners}
+        every = sorted({*cases, *partners.values()} - {None})
+        told = [self.name, self.label_set, self.shape, self.structures, self.groups, self.atlas, partners,
+                {case: [self.spacing_of(case), self._content(case)] for case in every}]
+        return hashlib.sha256(json.dumps(told, sort_keys=True, default=np.generic.item).encode()).hexdigest()[:16]
+
 
 # %% ../nbs/07_cohorts.ipynb #b6b262bc
 def subset(
@@ -297,6 +331,11 @@ def _hippocampus_splits(root: Path, found: tuple[str, ...]) -> tuple[tuple[str, 
     return train, pairs
 
 # %% ../nbs/07_cohorts.ipynb #779ed386
+def _two_files(case: str, images: Path, labels: Path) -> tuple[Path, Path]:
+    "Image and label map of a case."
+    return images/f'{case}.nii.gz', labels/f'{case}.nii.gz'
+
+
 def _hippocampus(folder: str | Path | None) -> Cohort:
     "The hippocampus cohort from the files of the Medical Segmentation Decathlon."
     root, images, labels = _hippocampus_folders(_data_folder(folder))
@@ -308,7 +347,8 @@ def _hippocampus(folder: str | Path | None) -> Cohort:
         simulated=False, shape=shape, spacing=(1., 1., 1.), structures=structures, atlas=None, train=train,
         validation=tuple(dict.fromkeys(case for pair in validation_pairs for case in pair)),
         validation_pairs=validation_pairs, test_pairs=test_pairs, label_set='anterior and posterior part',
-        read=partial(_read_files, images=images, labels=labels, structures=structures, shape=shape))
+        read=partial(_read_files, images=images, labels=labels, structures=structures, shape=shape),
+        made_from=partial(_two_files, images=images, labels=labels))
 
 
 COHORTS['hippocampus'] = _hippocampus
@@ -429,6 +469,19 @@ def _simulate(case: str) -> tuple[np.ndarray, np.ndarray]:
     return t1[0, 0].numpy(), probabilities[0].argmax(0).to(torch.uint8).numpy()
 
 
+def _defaults(*functions: Callable) -> str:
+    "The numbers that functions work with where the caller gives none."
+    return ' '.join(f'{f.__name__}{f.__defaults__}' for f in functions)
+
+
+TEMPLATE_VERSION = 1  # raised when the code makes other images
+
+
+def _template_recipe(case: str) -> tuple[str, ...]:
+    "What the images of the simulated cohort depend on."
+    return f'template {TEMPLATE_VERSION}', _defaults(template_maps, random_anatomy, random_appearance)
+
+
 def _template_cohort(folder: str | Path | None) -> Cohort:
     "The simulated cohort; it needs no folder."
     names = [f'subject_{n:03}' for n in range(92)]
@@ -438,7 +491,8 @@ def _template_cohort(folder: str | Path | None) -> Cohort:
         shape=(48, 64, 48), spacing=(3.5, 3.5, 3.5), structures=TEMPLATE_STRUCTURES, atlas='atlas',
         label_set='grey and white matter of each side, inner fluid',
         train=train, validation=validation, validation_pairs=tuple(('atlas', case) for case in validation),
-        test_pairs=tuple(('atlas', case) for case in test), read=_simulate)
+        test_pairs=tuple(('atlas', case) for case in test), read=_simulate,
+        made_from=_template_recipe)
 
 
 COHORTS['template'] = _template_cohort
