@@ -30,6 +30,7 @@ from regpre_nb.volumes import (
     load_volume,
     match,
     normalise,
+    read_rows,
     replacing,
     resample,
 )
@@ -235,16 +236,6 @@ def _stem(name: str) -> str:
     "'hippocampus_001.nii.gz' -> 'hippocampus_001'."
     return name.strip().removesuffix('.gz').removesuffix('.nii')
 
-
-def _read_table(path: Path, columns: tuple[str, str]) -> list[tuple[str, str]]:
-    "Two columns of a CSV file."
-    with open(path, newline='') as file:
-        reader = csv.DictReader(file)
-        if not set(columns) <= set(reader.fieldnames or ()):
-            raise InputError(f"{path}: has the columns {reader.fieldnames}; "
-                             f"it needs {' and '.join(columns)}, correct its first line.")
-        return [tuple(row[c] or '' for c in columns) for row in reader]
-
 # %% ../nbs/07_cohorts.ipynb #eea1cf39
 def _split_by_rule(cases: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     "Training and test cases of the sorted list of all cases."
@@ -282,12 +273,13 @@ def _hippocampus_splits(root: Path, found: tuple[str, ...]) -> tuple[tuple[str, 
     "Training cases and test pairs, by the files in the folder or else by the rule."
     train, test = _split_by_rule(found)
     if (root/'split.csv').is_file():
-        rows = [(_stem(case), part) for case, part in _read_table(root/'split.csv', ('case', 'split'))]
-        train, test = (tuple(sorted(case for case, part in rows if part == name)) for name in ('train', 'test'))
+        rows = [row for _, row in read_rows(root/'split.csv', ('case', 'split'))]
+        train, test = (tuple(sorted(_stem(row['case']) for row in rows if row['split'] == name))
+                       for name in ('train', 'test'))
     pairs = _pairs_by_rule(test)
     if (root/'eval_pairs.csv').is_file():
-        rows = _read_table(root/'eval_pairs.csv', ('moving', 'fixed'))
-        pairs = tuple((_stem(moving), _stem(fixed)) for moving, fixed in rows)
+        rows = read_rows(root/'eval_pairs.csv', ('moving', 'fixed'))
+        pairs = tuple((_stem(row['moving']), _stem(row['fixed'])) for _, row in rows)
     named = {*train, *(case for pair in pairs for case in pair)}
     if absent := sorted(named - set(found)):
         raise InputError(f'{root}: lacks {len(absent)} of the {len(named)} cases in its splits, '

@@ -26,6 +26,7 @@ from regpre_nb.volumes import (
     make_folder,
     match,
     normalise,
+    read_rows,
     replacing,
     resample,
     save_volume,
@@ -44,22 +45,6 @@ class ManifestRow:
 
 # %% ../nbs/07c_folder.ipynb #57c34269
 SPLITS = 'train', 'validation', 'test', 'atlas'
-
-
-def _read_csv(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    "Line numbers and rows of a CSV file; the columns named must be there and no row longer than the first."
-    try:
-        with open(path, newline='', encoding='utf-8-sig') as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            rows = [(reader.line_num, {k: (v or '') for k, v in row.items()}) for row in reader]
-    except (UnicodeDecodeError, csv.Error, OSError) as error:
-        raise InputError(f'{path}: cannot be read as CSV; save it as comma-separated UTF-8.') from error
-    found = [name for name in reader.fieldnames or () if name]
-    if lacking := [name for name in columns if name not in found]:
-        raise InputError(f"{path}: has the columns {found} and lacks {', '.join(lacking)}; correct its first line.")
-    for line, row in rows:
-        if None in row: raise InputError(f'{path}, line {line}: has more cells than columns; quote cells with commas.')
-    return [(line, {name: text.strip() for name, text in row.items()}) for line, row in rows]
 
 
 def _row(path: Path, line: int, cells: dict[str, str]) -> ManifestRow:
@@ -81,7 +66,7 @@ def read_manifest(
 ) -> list[ManifestRow]:  # in the order of the file
     "The cases of a manifest; raise `InputError` at the first row that cannot be used."
     path, lines = Path(path), {}
-    rows = [_row(path, line, cells) for line, cells in _read_csv(path, ('case', 'image', 'labels'))]
+    rows = [_row(path, line, cells) for line, cells in read_rows(path, ('case', 'image', 'labels'))]
     for row in rows:
         if row.case in lines: raise InputError(f'{row.where}: the case stands there twice; give each its own name.')
         lines[row.case] = row
@@ -119,7 +104,7 @@ def read_structures(
 ) -> tuple[dict[int, str], dict[str, list[str]]]:  # id -> name; group -> names, empty where no group is given
     "The structures that count."
     structures, groups = {}, {}
-    for line, row in _read_csv(Path(path), ('id', 'name')):
+    for line, row in read_rows(path, ('id', 'name')):
         number, name = row['id'], row['name']
         if not (number.isascii() and number.isdigit() and int(number) and name):
             raise InputError(f'{path}, line {line}: needs a whole number above 0 and a name; correct it.')
