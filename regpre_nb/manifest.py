@@ -173,7 +173,7 @@ def _refuse_outlier(
     ratio = max(ratios[n], key=lambda r: abs(np.log(r)))
     times = f'{ratio:.4g} times' if ratio > 1 else f'1/{1/ratio:.4g}'
     shown = values if shown is None else shown
-    raise InputError(f"{rows[n].where}: {what} {_by(shown[n])} mm, {times} as {how} as in the middle of all cases "
+    raise InputError(f"{rows[n].where}: {what} {_by(shown[n])} mm, {times} as {how} as in the median "
                      f"({_by(np.median(shown, axis=0))} mm){', like those of ' + _cases(others) if others else ''}; "
                      'correct the voxel size or its unit in the header, or leave the case out.')
 
@@ -197,10 +197,17 @@ def _common_grid(rows: list[ManifestRow]) -> tuple[tuple[int, int, int], tuple[f
     return shape, spacing
 
 
+def _tamed(image: np.ndarray) -> np.ndarray:
+    "Without values that lie ten times the usual range outside of it; smoothing would spread them."
+    low, high = np.percentile(image, [0.5, 99.5])
+    return np.clip(image, low - 10*(high - low), high + 10*(high - low)) if high > low else image
+
+
 def _on_grid(volume: Volume, spacing: tuple[float, float, float], mode: str) -> np.ndarray:
     "The voxels at a voxel size, turned to right, anterior, superior."
     volume = to_ras(volume)
     if np.allclose(volume.spacing, spacing, rtol=1e-3, atol=0): return volume.data
+    if mode == 'linear': volume = replace(volume, data=_tamed(volume.data))
     return resample(volume, spacing=spacing, mode=mode).data
 
 # %% ../nbs/07c_folder.ipynb #54f47788
