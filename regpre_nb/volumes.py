@@ -217,7 +217,7 @@ def label_counts(
 ) -> dict[int, int]:  # label -> number of its voxels; the background is left out
     "Which labels there are, and how large."
     if labels.size and labels.max() < 2**16:
-        counts = np.bincount(labels.ravel())
+        counts = np.bincount(labels.ravel('K'))
         return {int(i): int(counts[i]) for i in np.flatnonzero(counts) if i}
     return {int(i): int(n) for i, n in zip(*np.unique(labels, return_counts=True), strict=True) if i}
 
@@ -234,16 +234,18 @@ def _shared(labels: np.ndarray) -> float:
 
 def _as_labels(voxels: np.ndarray, path: Path) -> np.ndarray:
     "Voxels as uint8, int16 or int32, the smallest that holds them."
-    with np.errstate(invalid='ignore'):
-        whole = np.round(voxels) if np.issubdtype(voxels.dtype, np.inexact) else voxels
-        right = (whole >= 0) & (whole <= np.iinfo(np.int32).max) & (np.abs(voxels - whole) <= 1e-3)
-    if not right.all():
+    whole = voxels
+    if np.issubdtype(voxels.dtype, np.inexact):
+        nearest = np.round(voxels)
+        with np.errstate(invalid='ignore'): whole = np.where(np.abs(voxels - nearest) <= 1e-3, nearest, -1)
+    if whole.min() < 0 or whole.max() > np.iinfo(np.int32).max:
+        right = (whole >= 0) & (whole <= np.iinfo(np.int32).max)
         raise InputError(f'{path}: a label map holds whole numbers from 0 up, this file holds {voxels[~right][0]:.6g}; '
                          'give a label map, and resample labels with nearest neighbours.')
     kind = next(kind for kind in (np.uint8, np.int16, np.int32) if whole.max() <= np.iinfo(kind).max)
     labels = whole.astype(kind)
-    if len(count := label_counts(labels)) > 64 and _shared(labels) < 0.3:
-        raise InputError(f'{path}: holds {len(count)} different numbers that change from voxel to voxel, '
+    if labels.max() > 64 and (count := len(label_counts(labels))) > 64 and _shared(labels) < 0.3:
+        raise InputError(f'{path}: holds {count} different numbers that change from voxel to voxel, '
                          'which is an image and no label map; give its label map.')
     return labels
 
@@ -555,7 +557,8 @@ def refuse_label_map(
 ) -> None:
     "Raise `InputError` where all voxels of an image are label numbers or 0."
     allowed = np.array([0, *labels])
-    parts = image.data.ravel()[::max(1, image.data.size//4096)], image.data.ravel()  # few voxels tell most images
+    values = image.data.ravel('K')  # in the order of the memory: no copy
+    parts = values[::max(1, values.size//4096)], values  # few voxels tell most images
     if all((np.isin(np.round(part), allowed) & (np.abs(part - np.round(part)) <= 1e-3)).all() for part in parts):
         raise InputError(f"{image.path or 'the image'}: holds only the numbers of labels, which is a label map and no "
                          'image; give the image.')
@@ -568,9 +571,9 @@ def check_kept(
     grid: str,  # what the other grid is, for the message
 ) -> None:
     "Raise `InputError` where a structure has lost all its voxels."
-    before, after = label_counts(labels.data), label_counts(brought)
-    if lost := [f'{i} ({name}, {before[i]} voxels in the file)' for i, name in structures.items()
-                if i in before and i not in after]:
+    absent = structures.keys() - label_counts(brought)
+    before = label_counts(labels.data) if absent else {}
+    if lost := [f'{i} ({structures[i]}, {before[i]} voxels in the file)' for i in sorted(absent & before.keys())]:
         raise InputError(f"{labels.path or 'the label map'}: no voxel is left of {', '.join(lost)} on {grid}; "
                          'leave out the case or these labels, or bring all cases to one finer grid.')
 
