@@ -356,6 +356,21 @@ class _Step(nn.Module):
     def forward(self, features, pair):
         return self.head(self.up(features, self.stem(pair))).float()
 
+# %% ../nbs/02_transmorph.ipynb #e5651c4d
+def _three_channels(encoder):
+    "What the encoder announces, fine to coarse."
+    channels = encoder_channels(encoder)
+    if len(channels) != 3: raise ValueError(f'TransMorph: the encoder must have three maps, not {len(channels)}')
+    return channels
+
+
+def _halved(pair):
+    "The images at half of the working grid, for the stem."
+    if min(pair.shape[2:]) < 3:
+        raise ValueError(f'TransMorph: a working grid needs 3 voxels along each axis, not {tuple(pair.shape[2:])}; '
+                         'take a higher resolution or pad the images')
+    return F.avg_pool3d(pair, 3, 2, 1)
+
 # %% ../nbs/02_transmorph.ipynb #9caf69ab
 def working_pair(moving: torch.Tensor,  # (B, 1, X, Y, Z)
                  fixed: torch.Tensor,   # (B, 1, X, Y, Z)
@@ -395,11 +410,9 @@ class TransMorph(nn.Module):
         self.settings = settings
         norm = nn.BatchNorm3d if settings.preset == 'released' else _InstanceNorm
         self.encoder = SwinEncoder(settings) if encoder is None else encoder
-        channels = encoder_channels(self.encoder)
-        if len(channels) != 3: raise ValueError(f'TransMorph: the encoder must have three maps, not {len(channels)}')
-        fine, middle, coarse = channels
+        fine, middle, coarse = _three_channels(self.encoder)
         half = fine // 2
-        self.pool, self.stem = nn.AvgPool3d(3, 2, 1), _unit(2, half, norm)
+        self.stem = _unit(2, half, norm)
         self.ups = nn.ModuleList([_Up(coarse, middle, middle), _Up(middle, fine, fine), _Up(fine, half, half)])
         self.steps = nn.ModuleList(_Step(half, norm) for _ in range(settings.time_steps))
 
@@ -407,7 +420,7 @@ class TransMorph(nn.Module):
                 ) -> torch.Tensor:         # (B, channels / 2, X/2, Y/2, Z/2)
         "Decoder features at half of the working grid."
         fine, middle, coarse = encoder_maps(self.encoder, pair)
-        skips = [middle, fine, self.stem(self.pool(pair))]
+        skips = [middle, fine, self.stem(_halved(pair))]
         for up, skip in zip(self.ups, skips): coarse = up(coarse, skip)
         return coarse
 
