@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TrainSettings', 'polynomial_decay', 'make_optimiser', 'step_generator', 'share_generator', 'write_json',
-           'save_weights', 'read_metadata', 'from_json', 'load_weights', 'read_log', 'run_environment', 'FitResult',
-           'fit']
+           'save_weights', 'read_metadata', 'from_json', 'load_weights', 'read_log', 'default_device',
+           'run_environment', 'FitResult', 'fit']
 
 # %% ../nbs/08_training.ipynb #d3f1607a
 import json
@@ -246,6 +246,11 @@ def read_log(
         raise InputError(f'There is no log at {path}: check the folder of the run.')
     return pd.DataFrame(_whole_lines(Path(path)))
 
+# %% ../nbs/08_training.ipynb #c4d1e7aa
+def default_device() -> torch.device:
+    "The accelerator of this machine, where there is one that works, else its CPU."
+    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device('cpu')
+
 # %% ../nbs/08_training.ipynb #312ce9df
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
@@ -262,10 +267,10 @@ def _commit() -> str | None:
 
 # %% ../nbs/08_training.ipynb #0976dd14
 def run_environment(
-    device: torch.device | str | None = None,  # that the run uses; None: a GPU where there is one
+    device: torch.device | str | None = None,  # that the run uses; None: `default_device`
 ) -> dict:
     "Versions, device and git commit, to be kept with results."
-    device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    device = torch.device(device or default_device())
     name = torch.cuda.get_device_name(device) if device.type == 'cuda' else platform.processor() or platform.machine()
     return dict(python=platform.python_version(), torch=torch.__version__, numpy=np.__version__,
                 regpre_nb=regpre_nb.__version__, device=device.type, device_name=name,
