@@ -11,6 +11,7 @@ __all__ = ['COHORT_NAMES', 'app', 'data_app', 'ProfileOption', 'DataOption', 'Se
 import fcntl
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -115,26 +116,13 @@ def _project(root):
 
 
 def _checked_cohort(profile, data):
-    "The cohort; names and every file of it are checked."
-    from regpre_nb.cohorts import check, load_cohort
-    from regpre_nb.ixi import check_ixi
-    from regpre_nb.lung import check_dirlab
+    "The cohort; names and every file of it are checked, as `regpre data check` does it."
+    from regpre_nb.cohorts import check_data, load_cohort
     from regpre_nb.runs import load_profile
     cohort = load_cohort(data)
     load_profile(profile, cohort)
-    if data == 'ixi' and not cohort.simulated: _refuse_bad(check_ixi(), data)
-    elif data == 'dirlab': _refuse_bad(check_dirlab(), data, 'case ')
-    elif not cohort.simulated: check(cohort)
+    check_data(data).refuse()
     return cohort
-
-
-def _refuse_bad(report, name, what=''):
-    "Refuse data of which anything cannot be used, by the report of their checker."
-    from regpre_nb.volumes import InputError
-    bad = report.problems[~report.problems['doubtful']]
-    if len(bad): raise InputError(f'{report.folder}: {_count(len(bad), "problem")}, the first in '
-                                  f'{what}{bad.iloc[0, 0]} ({bad["problem"].iloc[0]}); '
-                                  f'`regpre data check {name}` lists them all.')
 
 
 def _count(n, what):
@@ -142,10 +130,14 @@ def _count(n, what):
     return f'{n} {what}' + 's' * (n != 1)
 
 # %% ../nbs/15_cli.ipynb #97d533b3
+def _plain(cell):
+    "The text that a cell of a Markdown table shows."
+    return re.sub(r'\\([^A-Za-z0-9\s])', r'\1', re.sub(r'(?<!\\)<br>', ' ', cell)).strip()
+
+
 def _cells(line):
-    "The cells of a line of a Markdown table, whose own bars are written with a backslash."
-    bar = '\0'
-    return [cell.strip().replace(bar, '|') for cell in line.strip().replace(r'\|', bar).strip('|').split('|')]
+    "The cells of a line of a Markdown table; a bar after a backslash belongs to a cell."
+    return [_plain(cell) for cell in re.findall(r'((?:\\.|[^|\\])*)\|', line.strip().removeprefix('|'))]
 
 
 def _read_markdown(path):
@@ -153,13 +145,14 @@ def _read_markdown(path):
     lines = path.read_text(encoding='utf-8').splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith('|'))
     rows = [_cells(line) for line in lines[start:] if line.startswith('|')]
-    return '\n'.join(lines[:start]).strip(), [rows[0], *rows[2:]]
+    return _plain('\n'.join(lines[:start])), [rows[0], *rows[2:]]
 
 
 def _table(path):
     "A table as rich prints it: every cell is text, whatever brackets it holds."
     caption, (head, *rows) = _read_markdown(path)
-    table = Table(*map(Text, head), title=Text(caption), title_justify='left')
+    table = Table(title=Text(caption), title_justify='left')
+    for name in head: table.add_column(Text(name))
     for row in rows: table.add_row(*map(Text, row))
     return table
 
@@ -395,41 +388,22 @@ def phantom(
     typer.echo(str(make_phantom(folder, sliding=sliding, seed=seed)))
 
 
-def _list_ixi(folder):
-    "Print what is wrong with IXI's files, and refuse them if anything is."
-    from regpre_nb.ixi import check_ixi
-    from regpre_nb.volumes import InputError
-    report = check_ixi(folder, progress=sys.stderr.isatty())
-    counts = ', '.join(f'{part} {n} of {wanted}' for part, (n, wanted) in report.counts.items())
-    typer.echo(f'{report.folder}: {counts}')
-    for file, problem, doubtful in report.problems.itertuples(index=False):
-        typer.echo(f'{file:32s} {problem}' + ' (doubtful)' * doubtful)
-    if n := len(report.problems):
-        raise InputError(f'{report.folder}: {_count(n, "problem")}, listed above; mend or fetch these files again.')
-
-
-def _list_dirlab(folder):
-    "Print a line for each case and every problem; refuse cases that cannot be used."
-    from regpre_nb.lung import check_dirlab
-    from regpre_nb.volumes import InputError
-    report = check_dirlab(folder, progress=sys.stderr.isatty())
-    typer.echo(str(report))
-    if n := int((~report.problems['doubtful']).sum()):
-        raise InputError(f'{report.folder}: {_count(n, "problem")}, listed above; mend or fetch these files again.')
-
-
 @data_app.command('check')
 def check_data(
     name: Annotated[str, typer.Argument(help=f'Cohort: {COHORT_NAMES}.')],
     folder: Annotated[Path | None, typer.Argument(help='Where data lie; default: the variable REGPRE_DATA.')] = None,
 ) -> None:
     "Read every file of a cohort and say what is wrong, before a long run does."
-    from regpre_nb.cohorts import check, load_cohort
-    listing = {'ixi': _list_ixi, 'dirlab': _list_dirlab}.get(name)
-    if listing: listing(folder)
-    cohort = load_cohort(name, folder)
-    if not listing: check(cohort)
-    typer.echo(f'{cohort}\nEvery case can be used.')
+    from regpre_nb.cohorts import CHECKERS, load_cohort
+    from regpre_nb.cohorts import check_data as looked_at
+    from regpre_nb.volumes import InputError
+    report = looked_at(name, folder, progress=sys.stderr.isatty())
+    if name in CHECKERS: typer.echo(str(report))  # others end at the first problem
+    doubts = int(report.problems['doubtful'].sum())
+    if wrong := len(report.problems) - doubts:
+        raise InputError(f'{report.folder}: {_count(wrong, "problem")}, listed above; mend or fetch these files again.')
+    doubtful = f', with {_count(doubts, "doubt")} above' if doubts else ''
+    typer.echo(f'{load_cohort(name, folder)}\nEvery case can be used{doubtful}.')
 
 
 @data_app.command('convert')

@@ -394,4 +394,4 @@ def watch(process: subprocess.Popen,   # that makes everything
             news(f'{job.name} ' + (f'failed: {job.error}' if job.state == 'failed' else f'begins, log: {job.log}'))
         if time.monotonic() >= due: state(how_far(found, workers))
         due = time.monotonic() + every if time.monotonic() >= due else due
-        with suppress(subprocess.TimeoutExpired): process.wait(0.5)
+        with suppress(subprocess.TimeoutExpired): process.wait(1)

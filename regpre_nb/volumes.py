@@ -690,7 +690,6 @@ def cache_folder() -> Path:  # it need not exist yet
 # %% ../nbs/06_volumes.ipynb #f1e0a002
 import hashlib
 import json
-import re
 import time
 from contextlib import suppress
 

@@ -27,7 +27,7 @@ def environment(**changes: object) -> dict[str, str]:
 def regpre(*arguments: object, cwd: Path | None = None, **variables: object) -> subprocess.CompletedProcess:
     "Run the installed command."
     return subprocess.run([COMMAND, *map(str, arguments)], cwd=cwd, env=environment(**variables),
-                          capture_output=True, text=True, timeout=900)
+                          capture_output=True, text=True)
 
 
 def case(number: str) -> tuple[np.ndarray, np.ndarray]:

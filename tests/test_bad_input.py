@@ -232,11 +232,11 @@ def test_every_problem_of_ixi_is_listed(tmp_path):
     wanted = {'Train/subject_1.pkl': 'NaN', 'Train/subject_2.pkl': '(31, 48, 32)',
               'Train/subject_3.pkl': 'not in [0, 1]', 'Train/subject_4.pkl': 'system',
               'Val/subject_1.pkl': '[99]', 'Test/subject_1.pkl': 'none of the 30',
-              'Test/subject_2.pkl': 'cannot be read', 'Test/subject3.pkl': 'not named', 'Test ': '2 of 3'}
+              'Test/subject_2.pkl': 'cannot be read', 'Test/subject3.pkl': 'not named', 'Test:': '2 of 3'}
     for file, words in wanted.items():
         assert [line for line in lines if line.startswith(file) and words in line], (file, words, done.stdout)
     (root / 'atlas.pkl').unlink()
-    assert 'atlas.pkl ' in regpre('data', 'check', 'ixi', tmp_path).stdout
+    assert 'atlas.pkl: ' in regpre('data', 'check', 'ixi', tmp_path).stdout
 
 
 def test_ixi_is_checked_first(tmp_path):
@@ -346,16 +346,17 @@ def test_bad_manifest(tmp_path, wrong):
 # Checkpoints
 
 def test_truncated_checkpoints(train, keys, sound, tmp_path):
-    "Neither a half checkpoint nor half of an encoder is taken for a whole one, and each is named."
+    "Neither a half checkpoint nor half of an encoder is taken for a whole one: it is named, put aside and made anew."
     assert train('pretrain', sound).returncode == 0
     folder = run_folder(keys['pretrain'], tmp_path / 'out')
     encoder, last = folder / 'encoder.safetensors', folder / 'last.safetensors'
+    whole = encoder.read_bytes()
     truncate(encoder)
-    refused(train('finetune', sound), encoder, 'delete')
-    (folder / 'run.json').unlink()  # as if the run had been killed
+    done = train('finetune', sound)
+    assert done.returncode == 0 and f'{folder.name}: its weights encoder.safetensors are damaged' in done.stderr
+    assert encoder.read_bytes() == whole
+    assert len(folder.with_name(f'{folder.name}-before-1').joinpath(encoder.name).read_bytes()) < len(whole)
+    for file in ('run.json', 'made_from.json', encoder.name): (folder / file).unlink()  # as if it had been killed
     truncate(last)
-    refused(train('pretrain', sound), last, 'delete')
-    last.unlink()
     done = train('pretrain', sound)
-    assert done.returncode == 0 and (folder / 'run.json').is_file(), done.stderr
-    assert train('finetune', sound).returncode == 0
+    assert done.returncode == 0 and 'last.safetensors is damaged' in done.stderr and encoder.read_bytes() == whole
