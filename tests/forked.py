@@ -1,4 +1,4 @@
-"Processes that need not import everything again: forked from one that has, with a folder, variables and output of their own."
+"Processes that need not import everything again: forked from one that has, each with its own folder and output."
 import multiprocessing
 import os
 import subprocess
