@@ -25,13 +25,18 @@ from regpre_nb.volumes import (
     InputError,
     Volume,
     bounding_box,
+    check_kept,
     crop_box,
     fit_to,
+    label_counts,
     load_volume,
     match,
     normalise,
+    read_rows,
+    refuse_label_map,
     replacing,
     resample,
+    to_ras,
 )
 
 # %% ../nbs/07_cohorts.ipynb #4a6f14ac
@@ -179,23 +184,42 @@ def _data_folder(folder: str | Path | None, otherwise: str = ' or run `regpre da
     return Path(folder)
 
 # %% ../nbs/07_cohorts.ipynb #f15f9eac
+def _check_labels(labels: Volume, structures: dict[int, str]) -> None:
+    "Raise `InputError` unless a label map holds these structures and no others."
+    present = label_counts(labels.data)
+    if missing := [f'{i} ({name})' for i, name in structures.items() if i not in present]:
+        raise InputError(f"{labels.path}: the label map holds no voxel of {', '.join(missing)}; "
+                         'correct it or leave the case out.')
+    if unknown := sorted(set(present) - set(structures)):
+        raise InputError(f'{labels.path}: the label map holds the unknown labels {unknown[:10]}; '
+                         f'expected are {list(structures)}, correct it.')
+
+
+def _check_image(image: Volume, structures: dict[int, str], spacing: tuple[float, float, float]) -> None:
+    "Raise `InputError` unless an image has contrast, is no label map, and has voxels of this size (mm)."
+    if image.data.max() == image.data.min():
+        raise InputError(f'{image.path}: all voxels have the same value; export the image again or leave the case out.')
+    refuse_label_map(image, structures)
+    if not np.allclose(image.spacing, spacing, rtol=0.01, atol=0):
+        sizes = ['x'.join(f'{s:g}' for s in sizes) for sizes in (image.spacing, spacing)]
+        raise InputError(f'{image.path}: has voxels of {sizes[0]} mm by its header and not of {sizes[1]} mm; '
+                         'correct the header or leave the case out.')
+
+
 def _read_files(
     case: str, images: Path, labels: Path, structures: dict[int, str], shape: tuple[int, int, int],
+    spacing: tuple[float, float, float] = (1., 1., 1.),
 ) -> tuple[np.ndarray, np.ndarray]:
     "Image and label map of one case, checked, on the common grid."
     image = load_volume(images/f'{case}.nii.gz')
     label = load_volume(labels/f'{case}.nii.gz', labels=True)
     match(image, label)
-    present = set(np.unique(label.data).tolist()) - {0}
-    if missing := [f'{i} ({name})' for i, name in structures.items() if i not in present]:
-        raise InputError(f"{label.path}: the label map holds no voxel of {', '.join(missing)}; "
-                         'correct it or leave the case out.')
-    if unknown := sorted(present - set(structures)):
-        raise InputError(f'{label.path}: the label map holds the unknown labels {unknown}; '
-                         f'expected are {list(structures)}, correct it.')
-    if image.data.max() == image.data.min():
-        raise InputError(f'{image.path}: all voxels have the same value; export the image again or leave the case out.')
-    return fit_to(normalise(image.data), shape), fit_to(label.data, shape)
+    _check_labels(label, structures)
+    _check_image(image, structures, spacing)
+    image = replace(image, data=normalise(image.data))
+    grey, numbers = (fit_to(to_ras(volume).data, shape) for volume in (image, label))
+    check_kept(label, numbers, structures, f"the grid of {'x'.join(map(str, shape))} voxels")
+    return grey, numbers
 
 # %% ../nbs/07_cohorts.ipynb #b914112e
 def check(
@@ -206,6 +230,7 @@ def check(
     if not cohort.train or not cohort.test_pairs:
         raise InputError(f'{cohort.name}: the cohort has {len(cohort.train)} training cases and '
                          f'{len(cohort.test_pairs)} test pairs; it needs some of both, complete its files.')
+    seen: dict[int, str] = {}  # what an image holds -> its case
     for case in cohort.cases if cases is None else cases:
         image, labels = cohort.image(case), cohort.labels(case)
         if image.shape[1:] != cohort.shape or labels.shape != image.shape:
@@ -213,6 +238,8 @@ def check(
                              f'the cohort {cohort.name} needs (1, *{cohort.shape}) for both.')
         if not torch.isfinite(image).all() or image.min() < 0 or image.max() > 1:
             raise InputError(f'{case}: intensities leave [0, 1]; normalise the images of {cohort.name}.')
+        if (other := seen.setdefault(hash(image.numpy().tobytes()), case)) != case:
+            raise InputError(f'{other} and {case}: both hold the same image; leave one of them out of {cohort.name}.')
     return cohort
 
 # %% ../nbs/07_cohorts.ipynb #b90aca3c
@@ -234,16 +261,6 @@ def _seeded_pairs(cases: tuple[str, ...], count: int, seed: int) -> tuple[tuple[
 def _stem(name: str) -> str:
     "'hippocampus_001.nii.gz' -> 'hippocampus_001'."
     return name.strip().removesuffix('.gz').removesuffix('.nii')
-
-
-def _read_table(path: Path, columns: tuple[str, str]) -> list[tuple[str, str]]:
-    "Two columns of a CSV file."
-    with open(path, newline='') as file:
-        reader = csv.DictReader(file)
-        if not set(columns) <= set(reader.fieldnames or ()):
-            raise InputError(f"{path}: has the columns {reader.fieldnames}; "
-                             f"it needs {' and '.join(columns)}, correct its first line.")
-        return [tuple(row[c] or '' for c in columns) for row in reader]
 
 # %% ../nbs/07_cohorts.ipynb #eea1cf39
 def _split_by_rule(cases: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -278,16 +295,41 @@ def _hippocampus_cases(root: Path, images: Path, labels: Path) -> tuple[str, ...
     return tuple(sorted(found))
 
 
+def _split_file(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    "Training and test cases that a table lists, sorted."
+    parts: dict[str, str] = {}
+    for line, row in read_rows(path, ('case', 'split')):
+        case, part = _stem(row['case']), row['split'].lower()
+        if case in parts: raise InputError(f'{path}, line {line}: {case} stands there twice; delete one of the lines.')
+        if part not in ('train', 'test', ''):
+            raise InputError(f'{path}, line {line}: the split {part!r} is unknown; write train or test, or nothing.')
+        parts[case] = part
+    train, test = (tuple(sorted(case for case in parts if parts[case] == name)) for name in ('train', 'test'))
+    return train, test
+
+
+def _pairs_file(path: Path, train: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    "Test pairs (moving, fixed) that a table lists; none of their cases may train."
+    pairs = []
+    for line, row in read_rows(path, ('moving', 'fixed')):
+        moving, fixed = pair = _stem(row['moving']), _stem(row['fixed'])
+        if moving == fixed or pair in pairs:
+            raise InputError(f'{path}, line {line}: {moving} and {fixed} are one image or a pair that stands there '
+                             'already; delete the line.')
+        if seen := [case for case in pair if case in train]:
+            raise InputError(f'{path}, line {line}: {seen[0]} is a training case and cannot test; delete the line.')
+        pairs.append(pair)
+    return tuple(pairs)
+
+
 def _hippocampus_splits(root: Path, found: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
     "Training cases and test pairs, by the files in the folder or else by the rule."
     train, test = _split_by_rule(found)
     if (root/'split.csv').is_file():
-        rows = [(_stem(case), part) for case, part in _read_table(root/'split.csv', ('case', 'split'))]
-        train, test = (tuple(sorted(case for case, part in rows if part == name)) for name in ('train', 'test'))
+        train, test = _split_file(root/'split.csv')
     pairs = _pairs_by_rule(test)
     if (root/'eval_pairs.csv').is_file():
-        rows = _read_table(root/'eval_pairs.csv', ('moving', 'fixed'))
-        pairs = tuple((_stem(moving), _stem(fixed)) for moving, fixed in rows)
+        pairs = _pairs_file(root/'eval_pairs.csv', train)
     named = {*train, *(case for pair in pairs for case in pair)}
     if absent := sorted(named - set(found)):
         raise InputError(f'{root}: lacks {len(absent)} of the {len(named)} cases in its splits, '
