@@ -290,6 +290,7 @@ def folder_cohort(
     read = partial(_read_row, rows={row.case: row for row in rows}, shape=shape, spacing=spacing,
                    structures=structures, listed=listed)
     return Cohort(
+        made_from={row.case: (row.image, row.labels) for row in rows}.__getitem__,
         name='folder', description=f'volumes listed in {path.parent.resolve().name}/manifest.csv', simulated=False,
         shape=shape, spacing=spacing, structures=structures, atlas=atlas, train=parts['train'],
         validation=parts['validation'], validation_pairs=validation_pairs, test_pairs=test_pairs, read=read,

@@ -6,7 +6,7 @@
 __all__ = ['InputError', 'read_rows', 'read_table', 'Volume', 'label_counts', 'load_volume', 'load_grid', 'make_folder',
            'replacing', 'file_name', 'only_process', 'save_volume', 'to_ras', 'like_original', 'resample', 'normalise',
            'crop_box', 'fit_to', 'pad_to', 'crop_to', 'bounding_box', 'match', 'refuse_label_map', 'check_kept',
-           'affine_align', 'cache_folder']
+           'affine_align', 'cache_folder', 'file_fingerprint']
 
 # %% ../nbs/06_volumes.ipynb #503603ad
 import csv
@@ -686,3 +686,47 @@ def affine_align(
 def cache_folder() -> Path:  # it need not exist yet
     "Where files that can be made again are kept."
     return Path(os.environ.get('REGPRE_CACHE') or Path.home()/'.cache'/'regpre_nb')
+
+# %% ../nbs/06_volumes.ipynb #f1e0a002
+import hashlib
+import json
+import re
+import time
+from contextlib import suppress
+
+
+def _stamp(path: Path) -> list[int]:
+    "Size, times (ns) and inode: where they are the same, so are the contents."
+    seen = path.stat()
+    return [seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino]
+
+
+def _kept_fingerprint(record: Path, stamp: list[int]) -> str | None:
+    "The fingerprint that was kept for a stamp; None where there is none, or a damaged one."
+    try: *kept, fingerprint = json.loads(record.read_text())
+    except (OSError, ValueError, TypeError): return None
+    return fingerprint if kept == stamp and re.fullmatch('[0-9a-f]{64}', str(fingerprint)) else None
+
+
+def _contents(path: Path) -> str:
+    "SHA-256 of a file, read in pieces."
+    with open(path, 'rb') as file: return hashlib.file_digest(file, 'sha256').hexdigest()
+
+# %% ../nbs/06_volumes.ipynb #f1e0a003
+def file_fingerprint(
+    path: str | Path,  # a file of any kind
+) -> str:  # 64 hexadecimal digits
+    "SHA-256 of a file's contents; the file is read again only if it changed."
+    path = Path(path)
+    record = cache_folder()/'fingerprints'/hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
+    try:
+        stamp = _stamp(path)
+        if kept := _kept_fingerprint(record, stamp): return kept
+        found = _contents(path)
+        settled = _stamp(path) == stamp and time.time_ns() - stamp[2] > 2e9
+    except OSError as error:
+        raise InputError(f'{path}: cannot be read ({error.strerror}); check the name, or copy it again.') from error
+    if settled:
+        with suppress(OSError, InputError), replacing(record) as temporary:
+            temporary.write_text(json.dumps([*stamp, found]))
+    return found
