@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METHODS', 'SETTINGS', 'GRIDS', 'Method', 'find_program', 'missing', 'convexadam', 'syn', 'to_itk', 'from_itk',
            'greedy', 'read_deeds', 'deeds', 'Registered', 'register_pair', 'textured_pair', 'recovery_error', 'cached',
-           'choose_settings']
+           'forget_failures', 'choose_settings']
 
 # %% ../nbs/11_baselines.ipynb #c30284a9
 import hashlib
@@ -13,6 +13,7 @@ import inspect
 import json
 import math
 import os
+import re
 import resource
 import shutil
 import signal
@@ -21,12 +22,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
@@ -34,8 +36,8 @@ import pandas as pd
 import torch
 from scipy import ndimage
 
-from .spatial import warp
-from .volumes import InputError, make_folder, replacing
+from .spatial import checked, warp
+from .volumes import InputError, file_fingerprint, make_folder, replacing
 
 # %% ../nbs/11_baselines.ipynb #3f0c255f
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Method:
     licence: str
     packages: tuple[str, ...] = ()  # whose versions are recorded
     modules: tuple[str, ...] = ()  # that the adapter imports
-    prepare: str | None = None  # 'module:function' to call before the clock starts, for instance to load kernels
+    warm_up: str | None = None  # of our own methods: 'module:function' to call before the clock starts
     program: str | None = None  # or the program that it starts, in the folder DEEDS_BIN or on PATH
     install: str = "pip install 'regpre_nb[baselines]'"  # what to do where one of them is missing
 
@@ -103,8 +105,11 @@ def _version(package):
 
 
 def _versions(method):
-    "Versions of the packages of a method; for a program the beginning of its checksum."
+    "Versions of the packages of a method; for a program the beginning of its checksum, for our own the device."
     found = {package: _version(package) for package in method.packages}
+    if method.warm_up:
+        from regpre_nb.training import default_device  # not needed, and slow to import, in the others' processes
+        found['device'] = default_device().type
     if method.program:
         path = find_program(method.program)
         found[method.program] = path and 'sha256 ' + hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]
@@ -138,14 +143,15 @@ def convexadam(
     return np.moveaxis(displacement, -1, 0)
 
 # %% ../nbs/11_baselines.ipynb #3ebc9044
+@checked
 def syn(
     moving: np.ndarray,  # (X, Y, Z), float32 in [0, 1]
     fixed: np.ndarray,  # (X, Y, Z), float32 in [0, 1]
     spacing: Sequence[float],  # mm
     threads: int = 1,  # set from outside, by ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS
     *,
-    transform: str = 'SyN',  # 'SyN' with an affine stage, 'SyNOnly' without
-    syn_metric: str = 'mattes',  # 'mattes', 'CC' or 'meansquares'
+    transform: Literal['SyN', 'SyNOnly'] = 'SyN',  # with an affine stage or without
+    syn_metric: Literal['mattes', 'CC', 'meansquares'] = 'mattes',
     syn_sampling: int = 32,  # bins of 'mattes', radius of 'CC' in voxels
     reg_iterations: Sequence[int] = (40, 20, 0),  # coarse to fine, the last at full resolution
     grad_step: float = 0.2,
@@ -312,9 +318,13 @@ def _peak_mb():
     "The largest resident memory of this process and of the programs that it started, MB."
     unit = 1 if sys.platform == 'darwin' else 1024
     own, started = (unit*resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    with suppress(OSError, IndexError):  # getrusage counts what the process that started this one had in use
-        own = 1024*int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])
+    with suppress(OSError, IndexError): own = _high_water_mark()  # getrusage also counts who started this process
     return max(own, started)/1e6
+
+
+def _high_water_mark():
+    "The largest resident memory of this process on Linux, bytes."
+    return 1024*int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])
 
 
 def _refusal(adapter, settings, label):
@@ -324,8 +334,11 @@ def _refusal(adapter, settings, label):
     wrong = sorted(set(settings) - set(known))
     if wrong and not any(p.kind is p.VAR_KEYWORD for p in given):
         return f"{', '.join(wrong)}: no setting of {label}; choose from {', '.join(known)}."
+    for name, choices in getattr(adapter, 'choices', {}).items():  # see `checked`
+        if name in settings and settings[name] not in choices:
+            return f"{settings[name]}: no {name} of {label}; choose from {', '.join(map(str, choices))}."
 
-
+# %% ../nbs/11_baselines.ipynb #5e7a9c10
 def _function(place):
     "The function that 'module:function' names."
     module, function = place.split(':')
@@ -339,7 +352,6 @@ def _answer(request, folder):
     if refused := _refusal(adapter, request['settings'], request['label']): return {'refused': refused}
     images = [np.load(folder/f'{name}.npy') for name in ('moving', 'fixed')]
     torch.set_num_threads(request['threads'])
-    if request['prepare']: _function(request['prepare'])()
     start, busy = time.perf_counter(), sum(os.times()[:4])
     displacement = adapter(*images, tuple(request['spacing']), request['threads'], **request['settings'])
     spent = {'seconds': time.perf_counter() - start, 'cpu_seconds': sum(os.times()[:4]) - busy, 'peak_mb': _peak_mb()}
@@ -347,12 +359,16 @@ def _answer(request, folder):
     return spent
 
 
+def _reason(error):
+    "An exception in words."
+    return f'stopped with {type(error).__name__}: {" ".join(str(error).split())[:300]}'
+
+
 def _work(folder):
     "What the process does."
     folder = Path(folder)
     try: answer = _answer(json.loads((folder/'request.json').read_text()), folder)
-    except Exception as error:
-        answer = {'failure': f'stopped with {type(error).__name__}: {" ".join(str(error).split())[:300]}'}
+    except Exception as error: answer = {'failure': _reason(error)}
     with replacing(folder/'answer.json') as temporary: temporary.write_text(json.dumps(answer))
     os._exit(0)  # whatever libraries do when Python ends, the answer is there
 
@@ -427,9 +443,56 @@ def _request(method, moving, fixed, spacing, settings, limit, threads):
         raise InputError(f'spacing {spacing}: must be three positive numbers, mm.')
     if not limit > 0 or threads < 1:
         raise InputError(f'limit {limit} and threads {threads}: give seconds above 0 and at least one thread.')
-    return {'method': method, 'label': chosen.label, 'adapter': chosen.adapter, 'prepare': chosen.prepare,
-            'modules': list(chosen.modules),
+    return {'method': method, 'label': chosen.label, 'adapter': chosen.adapter, 'modules': list(chosen.modules),
             'settings': _as_settings(method, settings), 'spacing': spacing, 'threads': int(threads)}, images
+
+# %% ../nbs/11_baselines.ipynb #c2e0d5f8
+@contextmanager
+def _threads(count):
+    "PyTorch with this many threads."
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try: yield
+    finally: torch.set_num_threads(before)
+
+
+def _counts_memory_anew():
+    "Ask for the largest resident memory from now on; False where this cannot be asked for."
+    with suppress(OSError): return bool(Path('/proc/self/clear_refs').write_text('5'))
+    return False
+
+
+@lru_cache(maxsize=1)
+def _warm(adapter, warm_up, shape, threads, settings, contents):
+    "The adapter, warm for images of this shape, these settings and the contents of files that they name."
+    _function(warm_up)(shape, threads, **json.loads(settings))
+    return _function(adapter)
+
+# %% ../nbs/11_baselines.ipynb #6f8bad21
+def _inside(request, images):
+    "Register in this process; what there is to say about it."
+    settings, threads, shape = request['settings'], request['threads'], images[0].shape
+    with _threads(threads):
+        adapter = _warm(request['adapter'], METHODS[request['method']].warm_up, shape, threads,
+                        json.dumps(settings), json.dumps(_with_contents(settings)))
+        counted = _counts_memory_anew()
+        start, busy = time.perf_counter(), time.process_time()
+        displacement = adapter(*images, tuple(request['spacing']), threads, **settings)
+        spent = {'seconds': time.perf_counter() - start, 'cpu_seconds': time.process_time() - busy,
+                 'peak_mb': _high_water_mark()/1e6 if counted else math.nan}
+    return spent | _displacement(np.asarray(displacement, np.float32), shape)
+
+
+def _own(request, images, name):
+    "What a method of our own made of a pair; that it failed is an error."
+    if refused := _refusal(_function(request['adapter']), request['settings'], request['label']):
+        raise InputError(refused)
+    cause = None
+    try: answer = _inside(request, images)
+    except Exception as error: answer, cause = {'failure': _reason(error)}, error
+    if 'failure' not in answer: return answer
+    raise InputError(f"{request['label']}, {name}: {answer['failure'].rstrip('.')}; mend this and "
+                     'start again.') from cause
 
 # %% ../nbs/11_baselines.ipynb #ce00133c
 @dataclass(frozen=True, eq=False)
@@ -440,9 +503,9 @@ class Registered:
     displacement: torch.Tensor | None = None  # (1, 3, X, Y, Z), float32, voxels of the fixed grid, pulls back
     seconds: float = math.nan  # of the method itself
     cpu_seconds: float = math.nan  # of the processor, all threads together
-    peak_mb: float = math.nan  # largest resident memory of its process
-    versions: dict[str, str | None] | None = None  # package -> version
-    failure: str | None = None  # one sentence
+    peak_mb: float = math.nan  # largest resident memory of its process meanwhile; NaN where that is not known
+    versions: dict[str, str | None] | None = None  # package -> version; of our own methods also the device
+    failure: str | None = None  # one sentence; never of our own methods, whose failure is an error
 
 
 def register_pair(
@@ -451,33 +514,35 @@ def register_pair(
     fixed: np.ndarray | torch.Tensor,  # the same shape, on the same grid
     spacing: Sequence[float],  # mm, of each array axis
     settings: Mapping | str | None = None,  # keywords of the adapter, or a preset of `SETTINGS`; None: 'default'
-    limit: float = 600,  # seconds for the process, its start included
+    limit: float = 600,  # seconds for the process, its start included; our own methods have no limit
     threads: int = 1,
+    name: str = 'a pair',  # what messages call it
 ) -> Registered:  # on the CPU
-    "Register a pair in a process of its own."
+    "Register a pair, in a process of its own unless the method is our own."
     request, images = _request(method, moving, fixed, spacing, settings, limit, threads)
     known = {'method': method, 'settings': request['settings'], 'versions': _versions(METHODS[method])}
     if lacking := missing(method): return Registered(**known, failure=lacking)
+    if METHODS[method].warm_up: return Registered(**known, **_own(request, images, name))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        for name, image in zip(('moving', 'fixed'), images, strict=True): np.save(f'{folder}/{name}.npy', image)
+        for role, image in zip(('moving', 'fixed'), images, strict=True): np.save(f'{folder}/{role}.npy', image)
         Path(folder, 'request.json').write_text(json.dumps(request))
         answer = _outcome(Path(folder), request, limit)
         if refused := answer.get('refused'): raise InputError(refused)
-        if 'failure' not in answer: answer |= _displacement(f'{folder}/displacement.npy', images[0].shape)
+        if 'failure' not in answer: answer |= _displacement(np.load(f'{folder}/displacement.npy'), images[0].shape)
     if 'failure' in answer: answer = {'failure': f"{request['label']} {answer['failure'].rstrip('.')}."}
     return Registered(**known, **answer)
 
 
-def _displacement(path, shape):
+def _displacement(field, shape):
     "The displacement as a tensor, or what is wrong with it."
-    field = np.load(path)
     if field.shape != (3, *shape): return {'failure': f'returned an array of shape {field.shape}'}
     if not np.isfinite(field).all(): return {'failure': 'returned NaN or infinite displacements'}
     return {'displacement': torch.from_numpy(field)[None]}
 
 # %% ../nbs/11_baselines.ipynb #eed14162
+@checked
 def textured_pair(
-    kind: str = 'translation',  # or 'smooth'
+    kind: Literal['translation', 'smooth'] = 'translation',
     shape: tuple[int, int, int] = (40, 48, 56),  # voxels
     seed: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # moving and fixed (1, 1, X, Y, Z), known u (1, 3, X, Y, Z)
@@ -488,8 +553,6 @@ def textured_pair(
     def noise(sigma):
         filtered = ndimage.gaussian_filter(rng.standard_normal(wide), sigma)
         return filtered/np.abs(filtered).max()
-    if kind not in ('translation', 'smooth'):
-        raise InputError(f"{kind}: no such displacement; choose 'translation' or 'smooth'.")
     texture = torch.from_numpy(0.5 + 0.25*(noise(1.5) + noise(4))).float()[None, None]
     known = np.stack([np.full(wide, t) for t in (4., -3., 2.5)] if kind == 'translation' else
                      [3*noise(7) for _ in range(3)])
@@ -511,23 +574,44 @@ def recovery_error(
 _SPENT = ('seconds', 'cpu_seconds', 'peak_mb')
 
 
+def _with_contents(setting):
+    "A setting in which each name of a file became what the file holds."
+    if isinstance(setting, dict): return {name: _with_contents(value) for name, value in setting.items()}
+    if isinstance(setting, list): return [_with_contents(value) for value in setting]
+    return {'holds': file_fingerprint(setting)} if isinstance(setting, str) and os.path.isfile(setting) else setting
+
+
 def _key(request, images, versions):
     "A hash of all that the result depends on."
-    made_of = {k: v for k, v in request.items() if k != 'label'} | {'versions': versions}
+    settings = SETTINGS.get(request['method'], {}).get('default', {}) | request['settings']
+    made_of = {name: request[name] for name in ('method', 'adapter', 'spacing', 'threads')}
+    made_of |= {'settings': _with_contents(settings), 'versions': versions}
     found = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode())
     for image in images: found.update(str(image.shape).encode() + image.tobytes())
     return found.hexdigest()
 
+# %% ../nbs/11_baselines.ipynb #709cbe32
+def _place(folder, name, key):
+    "Where a result lies, without the ending: the name as far as file systems take it, and the key."
+    return folder/f"{re.sub('[^A-Za-z0-9_.+-]+', '_', name)[:80]}-{key[:16]}"
 
-def _load(path, key):
-    "A stored result with this key, if there is one."
-    with suppress(OSError, ValueError, KeyError, EOFError):
-        record = json.loads(path.with_name(f'{path.name}.json').read_text())
-        if record.pop('key') != key: return None
+
+def _ending(path, ending):
+    "The file with this ending."
+    return path.with_name(path.name + ending)
+
+
+def _load(path, key, shape, limit):
+    "A stored result with this key, if there is one, whole and not given up earlier than it would be now."
+    with suppress(Exception):  # whatever is wrong with the files, the result is made again
+        record = json.loads(_ending(path, '.json').read_text())
+        if record['key'] != key: return None
         kept = {name: record[name] for name in ('method', 'settings', 'versions', 'failure')}
-        if record['failure']: return Registered(**kept)
-        with np.load(path.with_name(f'{path.name}.npz')) as file: field = torch.from_numpy(file['displacement'])
-        return Registered(**kept, displacement=field, **{name: record[name] for name in _SPENT})
+        if record['failure']: return Registered(**kept) if record['limit'] >= limit else None
+        with np.load(_ending(path, '.npz')) as file:
+            if str(file['key']) != key: return None
+            found = _displacement(file['displacement'], shape)
+        return Registered(**kept, displacement=found['displacement'], **{name: record[name] for name in _SPENT})
 
 
 def _store(path, key, done, request, limit):
@@ -536,17 +620,16 @@ def _store(path, key, done, request, limit):
               'failure': done.failure, 'threads': request['threads'], 'spacing': request['spacing'], 'limit': limit}
     record |= {name: None if done.failure else round(getattr(done, name), 3) for name in _SPENT}
     if not done.failure:
-        with replacing(path.with_name(f'{path.name}.npz')) as temporary, open(temporary, 'wb') as file:
-            np.savez_compressed(file, displacement=done.displacement.numpy())
-    with replacing(path.with_name(f'{path.name}.json')) as temporary:
-        temporary.write_text(json.dumps(record, indent=1))
+        with replacing(_ending(path, '.npz')) as temporary, open(temporary, 'wb') as file:
+            np.savez_compressed(file, displacement=done.displacement[0].numpy(), key=key)
+    with replacing(_ending(path, '.json')) as temporary: temporary.write_text(json.dumps(record, indent=1))
 
 # %% ../nbs/11_baselines.ipynb #0e04f571
 def cached(
     folder: str | Path,  # is made
     method: str,  # one of `METHODS`
     settings: Mapping | str | None,  # as in `register_pair`
-    name: str,  # of the pair and so of its two files
+    name: str,  # of the pair, for its files and for messages
     moving: np.ndarray | torch.Tensor,  # as in `register_pair`
     fixed: np.ndarray | torch.Tensor,  # as in `register_pair`
     spacing: Sequence[float],  # mm
@@ -556,14 +639,24 @@ def cached(
 ) -> Registered:  # read from the folder, or made and written there
     "Register a pair, unless that was done before."
     request, images = _request(method, moving, fixed, spacing, settings, limit, threads)
-    if Path(name).name != name:
-        raise InputError(f'{name}: must be the name of a file without a folder; choose another.')
-    key, path = _key(request, images, _versions(METHODS[method])), make_folder(Path(folder))/name
-    kept = _load(path, key)
+    key = _key(request, images, _versions(METHODS[method]))
+    path = _place(make_folder(Path(folder)), name, key)
+    kept = _load(path, key, images[0].shape, limit)
     if kept and not (kept.failure and retry): return kept
-    done = register_pair(method, *images, spacing, request['settings'], limit, threads)
+    done = register_pair(method, *images, spacing, request['settings'], limit, threads, name)
     _store(path, key, done, request, limit)
     return done
+
+
+def forget_failures(
+    folder: str | Path,  # as in `cached`
+    method: str,  # one of `METHODS`
+) -> None:
+    "Remove what is kept of pairs on which a method failed, so that they are tried again."
+    for path in Path(folder).glob('*.json'):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            record = json.loads(path.read_text())
+            if record['method'] == method and record['failure']: path.unlink()
 
 # %% ../nbs/11_baselines.ipynb #adf355b7
 def choose_settings(
@@ -574,12 +667,14 @@ def choose_settings(
     limit: float = 600,  # seconds for a pair
     threads: int = 1,
     folder: str | Path | None = None,  # keep the results there, see `cached`
+    names: Sequence[str] | None = None,  # of the pairs, for messages; None: their numbers
 ) -> tuple[dict | None, pd.DataFrame]:  # the best, None if all fail; a row for each tried, best first
     "Try settings on training pairs."
     rows, pairs, how = [], list(pairs), {'limit': limit, 'threads': threads}
+    names = names or [f'pair {number + 1}' for number in range(len(pairs))]
     if not pairs: raise InputError(f'settings of {method}: no pairs to choose by; give some training pairs.')
     for settings in (_as_settings(method, tried) for tried in (GRIDS[method] if grid is None else grid)):
-        found = [_try(method, settings, pair, number, folder, how) for number, pair in enumerate(pairs)]
+        found = [_try(method, settings, pair, name, folder, how) for pair, name in zip(pairs, names, strict=True)]
         scores = [math.nan if done.failure else float(score(done.displacement, pair))
                   for done, pair in zip(found, pairs, strict=True)]
         rows.append(_summary(settings, scores, found))
@@ -589,11 +684,10 @@ def choose_settings(
     return (sound['settings'].iloc[0] if len(sound) else None), table
 
 
-def _try(method, settings, pair, number, folder, how):
+def _try(method, settings, pair, name, folder, how):
     "Register a pair, or find it in the folder."
-    if folder is None: return register_pair(method, *pair[:3], settings, **how)
-    short = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    return cached(folder, method, settings, f'{method}-{short}-{number}', *pair[:3], **how)
+    if folder is None: return register_pair(method, *pair[:3], settings, **how, name=name)
+    return cached(folder, method, settings, name, *pair[:3], **how)
 
 
 def _summary(settings, scores, found):

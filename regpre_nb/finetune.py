@@ -21,7 +21,7 @@ from torch import nn
 
 from .cohorts import Cohort
 from .losses import Kernel, diffusion, local_ncc
-from .metrics import LandmarkErrors, dice_per_label, ndv_percent, subject_rows, tre
+from .metrics import LandmarkErrors, dice_per_label, ndv_percent, pair_name, subject_rows, tre
 from .pretrain import check_displacement, predict, validation_dice
 from .spatial import Preset, checked, warp
 from regpre_nb.training import (
@@ -184,7 +184,7 @@ def landmark_scores(displacement: torch.Tensor,  # (1, 3, X, Y, Z), voxels
     "Error in mm of every landmark and %NDV of a pair."
     errors = landmark_errors(displacement, cohort, moving, fixed).per_point.tolist()
     ndv = ndv_percent(displacement, cohort.image(fixed)[0].to(displacement.device) > 0)
-    return pd.DataFrame({'pair': f'{moving}-to-{fixed}', 'moving': moving, 'fixed': fixed,
+    return pd.DataFrame({'pair': pair_name(moving, fixed), 'moving': moving, 'fixed': fixed,
                          'point': range(1, len(errors) + 1), 'tre_mm': errors, 'ndv_percent': ndv})
 
 # %% ../nbs/10_finetune.ipynb #10caf6ba

@@ -5,12 +5,14 @@
 # %% auto #0
 __all__ = ['IXI_LABELS', 'IXI_TEST_LABELS', 'IXI_VALIDATION_LABELS', 'IXI_GROUPS', 'PER_SUBJECT_COLUMNS', 'joint_histogram',
            'dice_per_label', 'tetrahedral_determinants', 'FoldingMaps', 'folding_maps', 'Folding', 'folding',
-           'ndv_percent', 'LandmarkErrors', 'tre', 'ixi_classes', 'side_groups', 'subject_rows', 'dice_table',
-           'group_structures', 'per_pair', 'per_subject', 'Summary', 'summarise', 'bootstrap_interval', 'PairedTest',
-           'paired_wilcoxon', 'holm']
+           'ndv_percent', 'LandmarkErrors', 'tre', 'ixi_classes', 'side_groups', 'pair_name', 'subject_rows',
+           'dice_table', 'group_structures', 'per_pair', 'per_subject', 'Summary', 'summarise', 'bootstrap_interval',
+           'PairedTest', 'paired_wilcoxon', 'holm']
 
 # %% ../nbs/05_metrics.ipynb #ecd8a111
+import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import NamedTuple
@@ -325,6 +327,16 @@ def side_groups(
 # The 17 groups of the paper's tables: group name -> names of its one or two structures
 IXI_GROUPS = side_groups([IXI_LABELS[label] for label in IXI_TEST_LABELS])
 
+# %% ../nbs/05_metrics.ipynb #2e9d687a
+def pair_name(
+    moving: str,  # name of the moving image
+    fixed: str,  # name of the fixed image
+) -> str:  # 'moving-to-fixed'; both names are quoted as in JSON where that could be another pair's, too
+    "Name of a pair: no two pairs share one."
+    name = f'{moving}-to-{fixed}'
+    if len(re.findall('(?=-to-)', name)) == 1 and not name.startswith('"'): return name
+    return '-to-'.join(json.dumps(image, ensure_ascii=False) for image in (moving, fixed))
+
 # %% ../nbs/05_metrics.ipynb #e7c5e93d
 PER_SUBJECT_COLUMNS = ['pair', 'moving', 'fixed', 'structure', 'dice', 'ndv_percent']
 
@@ -336,8 +348,8 @@ def subject_rows(
     dice: Sequence[float],  # from `dice_per_label`
     ndv: float,  # from `ndv_percent`
 ) -> pd.DataFrame:  # one row per structure, the columns of per_subject.csv
-    "The rows of one pair in per_subject.csv; the pair is named moving-to-fixed."
-    return pd.DataFrame({'pair': f'{moving}-to-{fixed}', 'moving': moving, 'fixed': fixed,
+    "The rows of one pair in per_subject.csv; `pair_name` names the pair."
+    return pd.DataFrame({'pair': pair_name(moving, fixed), 'moving': moving, 'fixed': fixed,
                          'structure': list(structures), 'dice': [float(score) for score in dice],
                          'ndv_percent': float(ndv)})
 

@@ -23,6 +23,7 @@ from regpre_nb.metrics import (
     bootstrap_interval,
     dice_table,
     holm,
+    pair_name,
     paired_wilcoxon,
     per_pair,
     per_subject,
@@ -132,7 +133,7 @@ SECOND_SET = 'subject to subject'  # name of the pairs without the atlas, where 
 def pair_sets(cohort: Cohort,  # with its test pairs
              ) -> dict[str, set[str]]:  # name of the set -> pairs as in per_subject.csv; '' where there is only one
     "The test pairs, those with the atlas apart from the others."
-    names = {(moving, fixed): f'{moving}-to-{fixed}' for moving, fixed in cohort.test_pairs}
+    names = {(moving, fixed): pair_name(moving, fixed) for moving, fixed in cohort.test_pairs}
     with_atlas = {name for (moving, _), name in names.items() if moving == cohort.atlas}
     without = set(names.values()) - with_atlas
     return {'atlas to subject': with_atlas, SECOND_SET: without} if with_atlas and without else {
