@@ -99,12 +99,6 @@ def test_sync(tmp_path):
     assert not differ, f'{differ} is not what the notebooks export: run `make prepare`'
 
 
-def test_readme():
-    "README.md is what index.ipynb gives."
-    done = run(sys.executable, 'tools/readme.py', '--check')
-    assert done.returncode == 0, done.stderr
-
-
 # Structure of the code
 
 def number(path) -> str:
