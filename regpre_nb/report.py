@@ -36,7 +36,6 @@ from regpre_nb.metrics import (
 )
 from .runs import Run, run_folder, study_runs, with_pretraining
 from .spatial import checked
-from .synthmorph import SynthSettings
 from .training import run_environment, write_json
 from .volumes import InputError, make_folder, only_process, read_table, replacing
 
@@ -253,8 +252,8 @@ def explained(cohort: Cohort,  # what was registered
 def gpu_hours(run: Run,          # any
               root: str | Path,  # the project's folder
              ) -> float:         # hours on the paper's GPU
-    "How long the training of a run takes at the speed that the paper reports (section 3)."
-    if not run.training or isinstance(run.task, SynthSettings): return 0.0  # the paper trains no such network
+    "How long the training of a run takes at the speed that the paper reports (section 3), whichever network."
+    if not run.training: return 0.0
     minutes = published(root, 'text', 'minutes_per_pair')['mean'].droplevel('column')
     return run.training.steps / 60 * minutes[f'{"Encoder-only" if run.pretrains else "Full-model"} pretraining']
 
