@@ -349,7 +349,8 @@ def check(
                              f'the cohort {cohort.name} needs (1, *{cohort.shape}) for both.')
         if not torch.isfinite(image).all() or image.min() < 0 or image.max() > 1:
             raise InputError(f'{case}: intensities leave [0, 1]; normalise the images of {cohort.name}.')
-        if (other := seen.setdefault(hash(image.numpy().tobytes()), case)) != case:
+        other = case if cohort.simulated else seen.setdefault(hash(image.numpy().tobytes()), case)
+        if other != case:
             raise InputError(f'{other} and {case}: both hold the same image; leave one of them out of {cohort.name}.')
     return cohort
 
