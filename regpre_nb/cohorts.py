@@ -246,15 +246,20 @@ class DataReport:
     def __str__(self) -> str:
         return '\n'.join([f'{self.folder}: {self.summary}', *self.lines])
 
-    def refuse(self) -> 'DataReport':  # the same
+    def refuse(
+        self,
+        listed: bool = False,  # the lines have been printed already
+    ) -> 'DataReport':  # the same
         "Raise `InputError` if anything cannot be used; doubts alone let it pass."
         bad = self.problems[~self.problems['doubtful']]
         if len(bad):
             where, problem = bad.iloc[0][['where', 'problem']]
-            count = f"{len(bad)} problem{'s'*(len(bad) > 1)}"
-            raise InputError(f'{self.folder}: {count}, the first in {where} ({problem}); '
-                             f'`regpre data check {self.name}` lists them all, mend or fetch these files again.')
+            told = 'listed above' if listed else f'the first in {where} ({problem})'
+            remedy = '' if listed else f'; `regpre data check {self.name}` lists them all'
+            raise InputError(f"{self.folder}: {len(bad)} problem{'s'*(len(bad) > 1)}, {told}; "
+                             f'mend or fetch these files again{remedy}.')
         return self
+
 
 def twins(
     contents: Sequence[tuple[str, str]],  # names and fingerprints
