@@ -210,7 +210,9 @@ def inconsistencies(root: str | Path,  # the project's folder
 def _tables(folder, heading):
     "Links to the tables that were made from the data of the heading, and the names of those that were not."
     prints = {path: made_from(path.read_text(encoding='utf-8')) for path in sorted((folder / 'tables').glob('*.md'))}
-    others = [path.stem for path, known in prints.items() if known not in ('', made_from(heading) or known)]
+    here = made_from(heading)
+    others = [path.stem for path, known in prints.items()
+              if any(here.get(name, told) != told for name, told in known.items())]
     links = [f'[{path.stem}](tables/{path.name})' for path in prints if path.stem not in others]
     left_out = f' Made from other data, so not of this page: {", ".join(others)}.' if others else ''
     return f'Tables: {", ".join(links)}.{left_out}'

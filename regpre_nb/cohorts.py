@@ -41,11 +41,7 @@ from regpre_nb.volumes import (
 )
 
 # %% ../nbs/07_cohorts.ipynb #4a6f14ac
-import hashlib
-import json
 from collections.abc import Sequence
-
-from .volumes import file_fingerprint
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -131,17 +127,10 @@ class Cohort:
 
     def _refuse_unknown(self, cases: Sequence[str]) -> None:
         "Raise `InputError` for the first name that is no case."
-        if unknown := [case for case in cases if case not in self.cases]:
+        known = {*self.cases}
+        if unknown := [case for case in cases if case not in known]:
             raise InputError(f'{unknown[0]}: no case of the cohort {self.name}; '
                              f'choose one of its {len(self.cases)}, for instance {self.cases[0]}.')
-
-    def _content(self, case: str) -> list[str]:
-        "What a case holds, by its files and texts; where none are known, by the arrays that are read."
-        made_from = self.made_from(case) if self.made_from else ()
-        if not made_from:
-            arrays = [tensor.numpy() for tensor in self._get(case)]
-            return [f'{a.dtype} {a.shape} {hashlib.sha256(a.tobytes()).hexdigest()}' for a in arrays]
-        return [file_fingerprint(part) if isinstance(part, Path) else part for part in made_from]
 
     def fingerprint(
         self,
@@ -150,12 +139,30 @@ class Cohort:
         "What cases hold and how the cohort takes them: the same for a copy elsewhere, another after any change."
         cases = self.cases if cases is None else cases
         self._refuse_unknown(cases)
-        partners = {case: self.moving_for(case) for case in cases if not self.partners or case in self.partners}
-        every = sorted({*cases, *partners.values()} - {None})
-        told = [self.name, self.label_set, self.shape, self.structures, self.groups, self.atlas, partners,
-                {case: [self.spacing_of(case), self._content(case)] for case in every}]
-        return hashlib.sha256(json.dumps(told, sort_keys=True, default=np.generic.item).encode()).hexdigest()[:16]
+        return _fingerprint(self, cases)
 
+# %% ../nbs/07_cohorts.ipynb #f1e0b009
+import hashlib
+import json
+
+from regpre_nb.volumes import file_fingerprint
+
+
+def _content(cohort: Cohort, case: str) -> list[str]:
+    "What a case holds, by its files and texts; where none are known, by the arrays that are read."
+    made_from = cohort.made_from(case) if cohort.made_from else ()
+    if made_from: return [file_fingerprint(part) if isinstance(part, Path) else part for part in made_from]
+    arrays = cohort.image(case).numpy(), cohort.labels(case).numpy()
+    return [f'{a.dtype} {a.shape} {hashlib.sha256(a.tobytes()).hexdigest()}' for a in arrays]
+
+
+def _fingerprint(cohort: Cohort, cases: Sequence[str]) -> str:
+    "Hash of what cases and their constant partners hold, and of all that the cohort decides about them."
+    partners = {case: cohort.moving_for(case) for case in cases if not cohort.partners or case in cohort.partners}
+    every = sorted({*cases, *partners.values()} - {None})
+    told = [cohort.name, cohort.label_set, cohort.shape, cohort.structures, cohort.groups, cohort.atlas, partners,
+            {case: [cohort.spacing_of(case), _content(cohort, case)] for case in every}]
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=np.generic.item).encode()).hexdigest()[:16]
 
 # %% ../nbs/07_cohorts.ipynb #b6b262bc
 def subset(
@@ -239,15 +246,20 @@ class DataReport:
     def __str__(self) -> str:
         return '\n'.join([f'{self.folder}: {self.summary}', *self.lines])
 
-    def refuse(self) -> 'DataReport':  # the same
+    def refuse(
+        self,
+        listed: bool = False,  # the lines have been printed already
+    ) -> 'DataReport':  # the same
         "Raise `InputError` if anything cannot be used; doubts alone let it pass."
         bad = self.problems[~self.problems['doubtful']]
         if len(bad):
             where, problem = bad.iloc[0][['where', 'problem']]
-            count = f"{len(bad)} problem{'s'*(len(bad) > 1)}"
-            raise InputError(f'{self.folder}: {count}, the first in {where} ({problem}); '
-                             f'`regpre data check {self.name}` lists them all, mend or fetch these files again.')
+            told = 'listed above' if listed else f'the first in {where} ({problem})'
+            remedy = '' if listed else f'; `regpre data check {self.name}` lists them all'
+            raise InputError(f"{self.folder}: {len(bad)} problem{'s'*(len(bad) > 1)}, {told}; "
+                             f'mend or fetch these files again{remedy}.')
         return self
+
 
 def twins(
     contents: Sequence[tuple[str, str]],  # names and fingerprints
@@ -342,7 +354,8 @@ def check(
                              f'the cohort {cohort.name} needs (1, *{cohort.shape}) for both.')
         if not torch.isfinite(image).all() or image.min() < 0 or image.max() > 1:
             raise InputError(f'{case}: intensities leave [0, 1]; normalise the images of {cohort.name}.')
-        if (other := seen.setdefault(hash(image.numpy().tobytes()), case)) != case:
+        other = case if cohort.simulated else seen.setdefault(hash(image.numpy().tobytes()), case)
+        if other != case:
             raise InputError(f'{other} and {case}: both hold the same image; leave one of them out of {cohort.name}.')
     return cohort
 

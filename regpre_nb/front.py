@@ -213,8 +213,9 @@ def mixed_facts(root: str | Path,  # the project's folder
     found = []
     for name in COHORTS:
         tables = (Path(root) / 'results' / name / 'tables').glob('*.md')
-        known = {made_from(path.read_text(encoding='utf-8')) for path in tables} - {''}
-        if len(known) > 1: found.append(f'The tables of {name} were made from different data: make them again.')
+        known = {told for path in tables for told in made_from(path.read_text(encoding='utf-8')).items()}
+        if len(known) > len(dict(known)):
+            found.append(f'The tables of {name} were made from different data: make them again.')
     return found
 
 

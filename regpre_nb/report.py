@@ -222,10 +222,9 @@ def caption(cohort: Cohort,  # what was registered
 
 
 def made_from(text: str,  # with a caption
-             ) -> str:    # the fingerprint that it names; '' for none
+             ) -> dict[str, str]:  # name of the cohort -> the fingerprint of its files; empty where none is told
     "Which data a stored table was made from."
-    found = re.search(r'data `([0-9a-f]{8})`', text)
-    return found[1] if found else ''
+    return dict(re.findall(r'Here: `([^`]*)`.* data `([0-9a-f]{8})`', text))
 
 
 def interval_words(subjects: int,  # the fewest of a table
@@ -317,10 +316,12 @@ def save_score_tables(scores: dict[str, pd.DataFrame],  # label -> columns of pe
                       seed: int = 0,                    # of the bootstrap
                       more: Callable[[pd.DataFrame], pd.DataFrame] = lambda text: text,  # adds other columns
                      ) -> list[tuple[str, pd.DataFrame]]:  # caption and text of each table, to be shown
-    "Write a table for each set of test pairs."
+    "Write a table for each set of test pairs that was scored."
     shown = []
     for chosen, pairs in pair_sets(cohort).items():
-        table = score_table(on_pairs(scores, pairs), reference, cohort.groups, seed)
+        scored = on_pairs(scores, pairs)
+        if not any(map(len, scored.values())): continue
+        table = score_table(scored, reference, cohort.groups, seed)
         which = [f'Pairs: {chosen}.'] if chosen else []
         whole = ' '.join([caption(cohort, profile, seed), explained(cohort, profile, table['subjects'].min()), *which])
         text, file = (readable(table), f'{name}_subjects') if chosen == SECOND_SET else (paper(readable(table)), name)

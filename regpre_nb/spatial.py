@@ -15,6 +15,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from inspect import Parameter, signature
 from math import inf
+from numbers import Integral
 from types import NoneType, UnionType
 from typing import Literal, Union, get_args, get_origin, get_type_hints
 
@@ -183,7 +184,7 @@ def _without_autocast(tensor):
 
 
 def _check_size(size, function):
-    if len(size) != 3 or any(not hasattr(n, '__index__') or n < 1 for n in size):
+    if len(size) != 3 or any(not isinstance(n, Integral) or n < 1 for n in size):
         raise ValueError(f'{function}(): size must be three whole numbers, 1 or more, got {tuple(size)}')
 
 
