@@ -244,15 +244,16 @@ def _described(run, cohort):
 
 
 def _times(profile, found, seed, root):
-    "Seconds of each run, None where nothing tells, and by whose measure."
+    "How long each run takes, None where nothing tells; how to write that, and the sum."
     from regpre_nb.life import known_pace
     from regpre_nb.report import gpu_hours, results_folder
     if profile == 'paper':
         hours = [gpu_hours(run, root) if run.training or not run.task else None for run in found]
-        return [None if h is None else 3600 * h for h in hours], 'on a GPU at the speed of the paper'
+        return hours, '{:.1f} h', 'about {:.0f} GPU hours at the speed of the paper'
     results = results_folder(profile, found[0].data, seed, root)
     pace = known_pace(found, results, root)
-    return [pace.seconds(run) for run in found], 'on one core, by what was measured before'
+    minutes = [None if (s := pace.seconds(run)) is None else s / 60 for run in found]
+    return minutes, '{:.1f} min', 'about {:.0f} minutes on one core, by what was measured before'
 
 
 @app.command()
@@ -264,19 +265,19 @@ def runs(
     exact: Annotated[bool, typer.Option('--json', help='All settings of each run, one JSON object a line.')] = False,
 ) -> None:
     "List every run of every study: key, steps, time, whether it is done, what it learns from."
-    from regpre_nb.life import in_words
     from regpre_nb.runs import all_runs, run_folder
     cohort, root = _cohort_or_plan(data), _project(root)
     found = all_runs(profile, cohort, seed)
     if exact: return typer.echo('\n'.join(json.dumps({'key': run.key, **asdict(run)}) for run in found))
-    times, whose = _times(profile, found, seed, root)
-    for run, seconds in zip(found, times):
+    times, form, total = _times(profile, found, seed, root)
+    for run, time_of_it in zip(found, times):
+        shown = '?' if time_of_it is None else form.format(time_of_it)
         done = 'done' if (run_folder(run, root) / 'run.json').exists() else ''
-        typer.echo(f'{run.key:38s} {run.training.steps if run.training else 0:7d} steps  {in_words(seconds):>8s}  '
+        typer.echo(f'{run.key:38s} {run.training.steps if run.training else 0:7d} steps  {shown:>9s}  '
                    f'{done:4s}  {_described(run, cohort)}')
-    known = [seconds for seconds in times if seconds is not None]
+    known = [each for each in times if each is not None]
     steps, unknown = sum(run.training.steps for run in found if run.training), len(times) - len(known)
-    typer.echo(f'{len(found)} runs, {steps} steps' + f', about {in_words(sum(known))} {whose}' * bool(known)
+    typer.echo(f'{len(found)} runs, {steps} steps' + f', {total.format(sum(known))}' * bool(known)
                + f'; nothing tells yet how long {unknown} of them take (?)' * bool(unknown), err=True)
 
 

@@ -11,7 +11,9 @@ __all__ = ['COHORTS', 'CHECKERS', 'HIPPOCAMPUS_PAIRS', 'TEMPLATE_STRUCTURES', 'H
 # %% ../nbs/07_cohorts.ipynb #0e6192b2
 import csv
 import os
+import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from importlib import import_module
@@ -26,6 +28,7 @@ from regpre_nb.volumes import (
     InputError,
     Volume,
     bounding_box,
+    cache_folder,
     check_kept,
     crop_box,
     fit_to,
@@ -607,6 +610,18 @@ def _template_recipe(case: str) -> tuple[str, ...]:
     return f'template {TEMPLATE_VERSION}', _defaults(template_maps, random_anatomy, random_appearance)
 
 
+def _simulated_once(case: str) -> tuple[np.ndarray, np.ndarray]:
+    "What `_simulate` makes, from the cache folder where it was made before: every process of a study needs it."
+    recipe = hashlib.sha256(json.dumps(_template_recipe(case)).encode()).hexdigest()[:12]
+    path = cache_folder()/f'template-{recipe}'/f'{case}.npz'
+    with suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile), np.load(path) as kept:
+        return kept['image'], kept['labels']
+    image, labels = _simulate(case)
+    with suppress(OSError, InputError), replacing(path) as temporary, open(temporary, 'wb') as file:
+        np.savez(file, image=image, labels=labels)
+    return image, labels
+
+
 def _template_cohort(folder: str | Path | None) -> Cohort:
     "The simulated cohort; it needs no folder."
     names = [f'subject_{n:03}' for n in range(92)]
@@ -616,7 +631,7 @@ def _template_cohort(folder: str | Path | None) -> Cohort:
         shape=(48, 64, 48), spacing=(3.5, 3.5, 3.5), structures=TEMPLATE_STRUCTURES, atlas='atlas',
         label_set='grey and white matter of each side, inner fluid',
         train=train, validation=validation, validation_pairs=tuple(('atlas', case) for case in validation),
-        test_pairs=tuple(('atlas', case) for case in test), read=_simulate,
+        test_pairs=tuple(('atlas', case) for case in test), read=_simulated_once,
         made_from=_template_recipe)
 
 

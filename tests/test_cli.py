@@ -22,13 +22,14 @@ socket.socket.connect = socket.socket.connect_ex = refuse
 '''
 
 
-@pytest.mark.parametrize('command', ['', 'reproduce', 'runs', 'dry-run', 'train', 'study', 'data',
+@pytest.mark.parametrize('command', ['', 'reproduce', 'status', 'runs', 'dry-run', 'train', 'study', 'data',
                                      'data hippocampus', 'data check', 'data convert'])
 def test_help(command):
     "Every command explains itself."
     done = regpre(*command.split(), '--help')
     assert done.returncode == 0 and 'Usage: regpre' in done.stdout and done.stderr == ''
-    if not command: assert all(name in done.stdout for name in ('reproduce', 'runs', 'train', 'study', 'data'))
+    named = 'reproduce', 'status', 'runs', 'train', 'study', 'data'
+    if not command: assert all(name in done.stdout for name in named)
     if command in ('reproduce', 'data check'): assert all(name in done.stdout for name in COHORTS)
 
 
@@ -64,6 +65,8 @@ def test_plan():
     assert {'baseline-5', 'sd-kl-100', 'random-only', 'pretrain-in-domain'} <= set(listed)
     assert '100750 steps' in listed['sd-kl-100'] and '403 images' in listed['sd-kl-100']
     assert '242 images' in listed['baseline-60'] and '20 images' in listed['baseline-5']
+    assert not [line for line in done.stdout.splitlines() if ' 0.0 h ' in line and ' 0 steps' not in line]
+    assert 'other' in done.stderr and 'contents' in done.stderr  # keys with the files at hand
     settings = regpre('runs', '--profile', 'paper', '--data', 'ixi', '--json').stdout.splitlines()
     assert [json.loads(line)['name'] for line in settings] == list(listed)
     assert {json.loads(line)['task']['shape'][2] for line in settings if '"pretrain-' in line.split(',')[0]} == {224}

@@ -4,7 +4,6 @@ import fcntl
 import json
 import os
 import shutil
-import signal
 import subprocess
 import time
 from contextlib import contextmanager
@@ -46,16 +45,17 @@ def alone(folder):
 
 
 def start_and_kill(project):
-    "Kill command and Snakemake once a run has begun, without a warning; what they started is left to go on alone."
+    "Kill the command once a run has begun, without a warning, and wait until all that it started has ended, too."
     process = subprocess.Popen([COMMAND, 'reproduce', *ASKED, '--root', str(project)], env=environment(),
                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    begun, limit = 'runs/smoke-template/pretrain-*/.lock', time.monotonic() + 200
-    while not list(project.glob(begun)) and process.poll() is None and time.monotonic() < limit: time.sleep(0.1)
+    begun = 'runs/smoke-template/pretrain-*/.lock'
+    while not list(project.glob(begun)) and process.poll() is None: time.sleep(0.1)
     if process.poll() is not None: return f'ended before it was killed: {process.stderr.read()}'
-    started = psutil.Process(process.pid).children()
-    for each in (process, *started): each.send_signal(signal.SIGKILL)
-    process.wait()
-    return '' if started and list(project.glob(begun)) else 'nothing had begun'
+    started = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.communicate()
+    psutil.wait_procs(started)
+    return '' if len(started) > 1 else 'nothing had begun'
 
 
 @pytest.fixture
@@ -138,7 +138,8 @@ def check_results(project, profile, data):
     for name in figures:
         assert imread(folder / 'figures' / f'{name}.png')[..., :3].std() > 0.01, f'{name} is blank'
         assert (folder / 'figures' / f'{name}.pdf').read_bytes()[:5] == b'%PDF-'
-    summary = json.loads((folder / 'run.json').read_text())
+    summary, mark = json.loads((folder / 'run.json').read_text()), load_cohort(data).fingerprint()
+    assert all(entry['fingerprint'] == mark and entry['seconds'] > 0 for entry in summary.values())
     assert {study: set(entry['runs']) for study, entry in summary.items()} == {
         study: set(with_pretraining(study_runs(study, profile, data))) for study in studies(data)}
 
@@ -168,6 +169,13 @@ def test_told(project, known):
     row = pd.read_csv(project / RESULTS / 'tables' / 'table1.csv').iloc[0]
     assert f"{row['Dice mean']:.3f}" in known['told']
     assert load_cohort('template').description in known['told']
+    count = len(all_runs(**SMOKE)) + len(studies('template'))
+    assert f' of {count} done' in known['complained'] and 'begins, log: ' in known['complained']
+    log = project / known['complained'].split('begins, log: ')[1].split()[0]
+    assert log.is_file()
+    told = regpre('status', *ASKED, '--root', project).stdout.splitlines()
+    assert {line.split()[1] for line in told[:-1]} == {'done'}
+    assert told[-1].startswith(f'{count} of {count} done; nothing is left')
     assert str(project / RESULTS / 'figures') in known['told']
 
 
@@ -201,13 +209,6 @@ def test_lost_run(project):
     assert (folder / 'per_subject.csv').read_bytes() == scores
 
 
-def test_left_over_claim(project):
-    "The number of a killed process, which now belongs to another one, stops nobody."
-    (project / 'runs' / '.reproduce').write_text(str(os.getpid()))
-    done = regpre('reproduce', *ASKED, '--root', project)
-    assert done.returncode == 0, done.stderr
-
-
 def test_table_without_weights(project, tmp_path):
     "The table follows from the files per_subject.csv alone."
     runs = study_runs('2_ablation', **SMOKE)
@@ -223,18 +224,6 @@ def test_table_without_weights(project, tmp_path):
     shared = [column for column in again.columns if column in stored.columns]
     assert {'method', 'Dice mean', '%NDV mean', 'p'} <= set(shared)
     pd.testing.assert_frame_equal(again[shared], stored[shared], check_dtype=False, rtol=1e-9)
-
-
-def test_busy(project):
-    "Two reproductions at once in one folder: the second is told, and leaves everything alone."
-    before = ages(project / 'runs', project / 'results')
-    with open(project / 'runs' / '.reproduce', 'w') as claim:
-        claim.write(str(os.getpid()))
-        claim.flush()
-        fcntl.flock(claim, fcntl.LOCK_EX)
-        done = regpre('reproduce', *ASKED, '--root', project)
-    assert done.returncode == 2 and str(os.getpid()) in done.stderr, done.stderr
-    assert ages(project / 'runs', project / 'results') == before
 
 
 def test_hippocampus(project, tmp_path):
