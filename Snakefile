@@ -2,16 +2,15 @@
 # Started by `regpre reproduce`, which sets the configuration; on a cluster: snakemake --executor slurm --config ...
 from pathlib import Path
 
-from regpre_nb.report import results_folder
-from regpre_nb.runs import all_runs, run_folder, studies, study_runs
+from regpre_nb.cohorts import load_cohort
+from regpre_nb.life import end_with_reproduction, make_plan, study_log
+from regpre_nb.runs import run_folder
 
+end_with_reproduction('.')
 PROFILE, DATA, SEED = config['profile'], config['data'], int(config['seed'])
-ASKED = dict(profile=PROFILE, data=DATA, seed=SEED)
-RUNS = {run.key: run for run in all_runs(**ASKED)}
-STUDIES = studies(DATA)
+PLAN = make_plan(PROFILE, load_cohort(DATA), SEED, Path('.'))
+RUNS, STUDIES, RESULTS = {run.key: run for run in PLAN.runs}, tuple(PLAN.studies), PLAN.results
 GROUPS = {run_folder(run, '.').parent.name for run in RUNS.values()}  # more than one where another cohort trains
-LOGS = Path('runs') / f'{PROFILE}-{DATA}'
-RESULTS = results_folder(**ASKED)
 
 
 def finished(run):
@@ -26,7 +25,7 @@ def needed_by_run(wildcards):
 def needed_by_study(wildcards):
     # the claims come last, as their page lists the tables and figures of all others
     others = STUDIES if wildcards.study == '8_claims' else ()
-    return [*(finished(run) for run in study_runs(wildcards.study, **ASKED).values()),
+    return [*(finished(run) for run in PLAN.studies[wildcards.study].values()),
             *(str(RESULTS / 'notebooks' / f'{study}.ipynb') for study in others if study != '8_claims')]
 
 
@@ -53,6 +52,6 @@ rule run:
 rule study:
     input: needed_by_study, notebook='nbs/studies/{study}.ipynb'
     output: RESULTS / 'notebooks' / '{study}.ipynb'
-    log: LOGS / '{study}.txt'
+    log: study_log('{study}', RESULTS)
     threads: 1
     shell: 'regpre study {wildcards.study} --profile {PROFILE} --data {DATA} --seed {SEED} > {log} 2>&1'

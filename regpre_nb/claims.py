@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from .metrics import bootstrap_interval, paired_wilcoxon, per_pair
-from .report import Comparison, markdown_table, published, smoothed
+from .metrics import FEWEST_SUBJECTS, per_pair
+from .report import Comparison, compare_values, made_from, markdown_table, published, smoothed
 from .volumes import replacing
 
 # %% ../nbs/14b_claims.ipynb #46884604
@@ -31,21 +31,23 @@ class Claim:
 def gains(found: Comparison,  # of what should be better with what should be worse
          ) -> str:            # verdict
     "Whether a difference is above 0."
-    if found.p_value >= 0.05 or found.low <= 0 <= found.high: return 'undecided'
+    beside_zero = found.low > 0 or found.high < 0  # neither where there is no interval
+    if found.subjects < FEWEST_SUBJECTS or found.p_value >= 0.05 or not beside_zero: return 'undecided'
     return 'reproduced' if found.difference > 0 else 'not reproduced'
 
 
 def matches(found: Comparison,  # of what should be as good with the other
            ) -> str:            # verdict
     "Whether a difference is not below 0."
+    if found.subjects < FEWEST_SUBJECTS: return 'undecided'
     return 'not reproduced' if gains(found) == 'not reproduced' else 'reproduced'
 
 
 def described(found: Comparison,  # of two methods
              ) -> str:
     "A difference of Dice with its interval and test."
-    return (f'{found.difference:+.4f} Dice ({found.low:+.4f} to {found.high:+.4f}; p = {found.p_value:.2g}, '
-            f'{found.subjects} subjects)')
+    return f'{found.difference:+.4f} Dice ({found.between()}; p = {found.p_value:.2g}, {found.subjects} subjects)'
+
 
 def difference_claim(sentence: str,  # the claim
                      place: str,     # where it stands in the paper, and its numbers
@@ -126,8 +128,7 @@ def _more_when_few(scores, subjects, share, seed):
     "Whether pretraining brings more with few images than with all."
     few, many = (subjects(scores[f'With pretraining, {s}']) - subjects(scores[f'W/o pretraining, {s}'])
                  for s in (share, '100 %'))
-    test = paired_wilcoxon(few, many)
-    difference = Comparison(test.difference, *bootstrap_interval(few - many, seed), test.p_value, test.pairs)
+    difference = compare_values(few, many, seed)
     return Claim(f'Pretraining brings more with {share} of the images than with all of them.', 'table 2',
                  f'{few.mean():+.4f} against {many.mean():+.4f} Dice; difference {described(difference)}',
                  gains(difference))
@@ -186,7 +187,7 @@ def cost_claim(costs: pd.DataFrame,  # efficiency.csv of 7_efficiency
 # %% ../nbs/14b_claims.ipynb #3d55725b
 NOT_HERE = [  # claims that other data would decide
     Claim('Pretraining lowers the landmark error in lung 4DCT.', 'table 5 and figure 9',
-          'this cohort has no landmarks; the cohorts `dirlab` and `lung_phantom` have', 'not testable here')]
+          'this cohort has no landmarks; the cohorts dirlab and lung_phantom have', 'not testable here')]
 
 
 def inconsistencies(root: str | Path,  # the project's folder
@@ -206,6 +207,15 @@ def inconsistencies(root: str | Path,  # the project's folder
         f'and its own test finds them different (p = {p:g}).']
 
 # %% ../nbs/14b_claims.ipynb #f694232f
+def _tables(folder, heading):
+    "Links to the tables that were made from the data of the heading, and the names of those that were not."
+    prints = {path: made_from(path.read_text(encoding='utf-8')) for path in sorted((folder / 'tables').glob('*.md'))}
+    others = [path.stem for path, known in prints.items() if known not in ('', made_from(heading) or known)]
+    links = [f'[{path.stem}](tables/{path.name})' for path in prints if path.stem not in others]
+    left_out = f' Made from other data, so not of this page: {", ".join(others)}.' if others else ''
+    return f'Tables: {", ".join(links)}.{left_out}'
+
+
 def claims_page(claims: Sequence[Claim],         # in order
                 heading: str,                    # from `caption`: which data, which runs
                 folder: Path,                    # from `results_folder`
@@ -216,14 +226,14 @@ def claims_page(claims: Sequence[Claim],         # in order
     table = pd.DataFrame(map(asdict, claims))
     table.columns = ['claim of the paper', 'the paper', 'here', 'verdict']
     shown = [f'![{path.stem}](figures/{path.name})' for path in sorted((folder / 'figures').glob('figure[5-9].png'))]
-    tables = [f'[{path.stem}](tables/{path.name})' for path in sorted((folder / 'tables').glob('*.md'))]
     parts = [f'# What the paper says, and what was found: `{folder.name}`', heading,
              'Differences are means over subjects with 95 % intervals (bootstrap); p is of the Wilcoxon signed-rank '
              'test, uncorrected here and corrected in the tables. A gain is reproduced if its interval lies above 0 '
-             'and p < 0.05, a match if there is no such loss; what is neither is undecided. '
+             'and p < 0.05, a match if there is no such loss; what is neither is undecided, and so is all that fewer '
+             f'than {FEWEST_SUBJECTS} subjects say: their range is shown, which is no interval. '
              + ', '.join(f'{verdict}: {n}' for verdict, n in counts.items()) + '.',
              markdown_table(table), '## Where the paper does not agree with itself',
              '\n'.join(f'* {sentence}' for sentence in disagreements), '## Tables and figures',
-             'Tables: ' + ', '.join(tables) + '.', *shown]
+             _tables(folder, heading), *shown]
     with replacing(folder / 'README.md') as path: path.write_text('\n\n'.join(parts) + '\n', encoding='utf-8')
     return folder / 'README.md'

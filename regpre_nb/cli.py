@@ -4,17 +4,19 @@
 
 # %% auto #0
 __all__ = ['COHORT_NAMES', 'app', 'data_app', 'ProfileOption', 'DataOption', 'SeedOption', 'RootOption', 'MADE_UP', 'reproduce',
-           'runs', 'dry_run', 'train', 'study', 'hippocampus', 'phantom', 'check_data', 'convert_data', 'main']
+           'status', 'runs', 'dry_run', 'train', 'study', 'hippocampus', 'phantom', 'check_data', 'convert_data',
+           'main']
 
 # %% ../nbs/15_cli.ipynb #9823a334
 import fcntl
 import json
 import os
-import subprocess
+import signal
 import sys
 import tempfile
+import time
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Annotated
@@ -22,8 +24,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
-
-from .volumes import InputError, make_folder
+from rich.text import Text
 
 # %% ../nbs/15_cli.ipynb #9cb1b3dd
 COHORT_NAMES = 'template, hippocampus, labelmaps, ixi, folder, dirlab, lung_phantom, lung_pair'
@@ -43,42 +44,69 @@ KEEP_MEMORY = ':'.join(['glibc.malloc.hugetlb=1', 'glibc.malloc.mmap_threshold=1
                         'glibc.malloc.trim_threshold=4000000000'])
 
 
-@contextmanager
-def _claim(root):
-    "Refuse to run twice in one folder; the lock ends with the process, however that ends."
-    make_folder(root / 'results')
-    with open(make_folder(root / 'runs') / '.reproduce', 'a+') as file:
-        try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise InputError(f'Process {file.read()} is reproducing in {root.resolve()} already; '
-                             'wait for it or stop it.') from error
-        file.truncate(0)
-        print(os.getpid(), end='', file=file, flush=True)
-        yield
-
-
-def _snakemake(root, *arguments):
-    "Run Snakemake on the project, one thread a job; its output goes to standard error."
+def _snakemake(*arguments):
+    "The command that runs Snakemake, and its variables: one thread a job."
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get('PATH', '')])  # rules call `regpre`
     environment = {'GLIBC_TUNABLES': KEEP_MEMORY, **os.environ, 'PATH': path, 'OMP_NUM_THREADS': '1',
                    'PYTHONUNBUFFERED': '1'}
     command = [sys.executable, '-m', 'snakemake', '--quiet', 'rules', 'host', '--rerun-triggers', 'mtime', *arguments]
-    return subprocess.run(command, cwd=root, env=environment, stdout=sys.stderr).returncode
+    return command, environment
 
 
-def _make_all(root, cores, *config):
-    "Clear what a killed Snakemake left, then make what is not made yet; returns the exit code."
-    import torch
-    resources = ['--resources', 'gpu=1'] if torch.cuda.is_available() else []  # one run at a time on a GPU
-    with _claim(root):
-        _snakemake(root, '--unlock', '--cores', '1', '--config', *config)
-        return _snakemake(root, '--rerun-incomplete', '--keep-going', '--cores', str(cores or os.cpu_count()),
-                          *resources, '--config', *config)
+@contextmanager
+def _teller():
+    "Two functions that write to standard error: news, and the state, which a terminal shows in one line that changes."
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    def news(line): console.print(Text(f'{time.strftime("%H:%M")}  {line}'))
+    if not console.is_terminal:
+        yield news, news
+        return
+    with console.status(Text('starting')) as status: yield news, lambda line: status.update(Text(line))
+
+
+def _make_all(plan, cores):
+    "Take back what does not hold, clear what a killed Snakemake left, make what is missing; whether all went well."
+    from regpre_nb.life import claim, forget_failures, group, known_pace, study_log, take_back, watch
+    from regpre_nb.training import default_device
+    from regpre_nb.volumes import make_folder
+    config = ['--config', f'profile={plan.profile}', f'data={plan.cohort.name}', f'seed={plan.seed}']
+    on_cpu, cores = default_device().type == 'cpu', cores or os.cpu_count() or 1
+    limits = [] if on_cpu else ['--resources', 'gpu=1']  # one run at a time on a GPU
+    log = make_folder(study_log('', plan.results).parent) / 'snakemake.txt'
+    make_folder(plan.root / 'results')
+    with claim(plan.root), _teller() as (news, state):
+        earlier = known_pace(plan.runs, plan.results, plan.root).earlier
+        for sentence in take_back(plan): news(sentence)
+        forget_failures(plan)
+        calls = [['--rerun-incomplete', '--keep-going', '--cores', str(cores), *limits, *config]]
+        if any((plan.root / '.snakemake' / 'locks').glob('*')): calls.insert(0, ['--unlock', '--cores', '1', *config])
+        for arguments in calls:
+            with group(*_start(plan.root, arguments), log) as process:
+                watch(process, plan, earlier, cores if on_cpu else 1, news, state)
+        return process.returncode == 0
+
+
+def _start(root, arguments):
+    "What `group` needs to start Snakemake."
+    command, environment = _snakemake(*arguments)
+    return command, root, environment
+
+
+def _stopped(plan):
+    "Why a reproduction ended early: what failed, its last words and its log."
+    from regpre_nb.life import jobs, known_pace, last_line, study_log
+    found = jobs(plan, known_pace(plan.runs, plan.results, plan.root))
+    failed = [(job.name, job.error, job.log) for job in found if job.state == 'failed']
+    log = study_log('snakemake', plan.results)
+    told = [f'{name}: {error}\n    log: {place}' for name, error, place in failed if place.exists()] or [
+        f'{last_line(log)}\n    log: {log}']
+    return ('The reproduction stopped early. Mend what is named here and give the same command: it goes on where it '
+            'stopped.' + ''.join(f'\n  {line}' for line in told))
 
 
 def _project(root):
     "The project's folder, which must hold the Snakefile."
+    from regpre_nb.volumes import InputError
     root = Path(root)
     if not (root / 'Snakefile').is_file():
         raise InputError(f'{root.resolve()} holds no Snakefile; run this in a clone of the project, '
@@ -102,6 +130,7 @@ def _checked_cohort(profile, data):
 
 def _refuse_bad(report, name, what=''):
     "Refuse data of which anything cannot be used, by the report of their checker."
+    from regpre_nb.volumes import InputError
     bad = report.problems[~report.problems['doubtful']]
     if len(bad): raise InputError(f'{report.folder}: {_count(len(bad), "problem")}, the first in '
                                   f'{what}{bad.iloc[0, 0]} ({bad["problem"].iloc[0]}); '
@@ -112,25 +141,36 @@ def _count(n, what):
     "'1 problem', '2 problems'."
     return f'{n} {what}' + 's' * (n != 1)
 
+# %% ../nbs/15_cli.ipynb #97d533b3
+def _cells(line):
+    "The cells of a line of a Markdown table, whose own bars are written with a backslash."
+    bar = '\0'
+    return [cell.strip().replace(bar, '|') for cell in line.strip().replace(r'\|', bar).strip('|').split('|')]
+
 
 def _read_markdown(path):
     "Caption and rows of a table that `save_table` wrote; the first row is the head."
     lines = path.read_text(encoding='utf-8').splitlines()
-    rows = [[cell.strip() for cell in line.strip('|').split(' | ')] for line in lines if line.startswith('|')]
-    return lines[0], [rows[0], *rows[2:]]
+    start = next(i for i, line in enumerate(lines) if line.startswith('|'))
+    rows = [_cells(line) for line in lines[start:] if line.startswith('|')]
+    return '\n'.join(lines[:start]).strip(), [rows[0], *rows[2:]]
+
+
+def _table(path):
+    "A table as rich prints it: every cell is text, whatever brackets it holds."
+    caption, (head, *rows) = _read_markdown(path)
+    table = Table(*map(Text, head), title=Text(caption), title_justify='left')
+    for row in rows: table.add_row(*map(Text, row))
+    return table
 
 
 def _show(folder, description):
     "Print the tables of a results folder and where its figures lie."
-    console = Console(width=None if sys.stdout.isatty() else 150)
-    for path in sorted((folder / 'tables').glob('*.md')):
-        caption, (head, *rows) = _read_markdown(path)
-        table = Table(*head, title=caption, title_justify='left')
-        for row in rows: table.add_row(*row)
-        console.print(table)
-    console.print(f'Data: {description}.')
+    console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
+    for path in sorted((folder / 'tables').glob('*.md')): console.print(_table(path))
+    console.print(Text(f'Data: {description}.'))
     places = '  '.join(f'{name}: {folder / name.lower()}' for name in ('Tables', 'figures', 'notebooks'))
-    console.print(places, soft_wrap=True)
+    console.print(Text(places), soft_wrap=True)
 
 # %% ../nbs/15_cli.ipynb #e0397c5c
 @app.command()
@@ -142,24 +182,57 @@ def reproduce(
     cores: Annotated[int, typer.Option(help='Runs at a time on a CPU; 0: one per core.')] = 0,
 ) -> None:
     "Train what is not trained yet, draw every table and figure, and print the tables."
-    from regpre_nb.report import results_folder
-    root, cohort = _project(root), _checked_cohort(profile, data)
-    results = make_folder(results_folder(profile, data, seed, root))
-    if _make_all(root, cores, f'profile={profile}', f'data={data}', f'seed={seed}'):
-        raise InputError(f'The reproduction stopped early; the logs are in {root / "runs" / f"{profile}-{data}"}. '
-                         'Mend what they name and give the same command: it goes on where it stopped.')
-    _show(results, cohort.description)
+    root = _project(root)
+    try:
+        cohort = _checked_cohort(profile, data)
+        from regpre_nb.life import make_plan
+        from regpre_nb.volumes import InputError
+        plan = make_plan(profile, cohort, seed, root)
+        if not _make_all(plan, cores): raise InputError(_stopped(plan))
+    except SystemExit:
+        typer.echo('Stopped; the same command goes on where it stopped.', err=True)
+        raise
+    _show(plan.results, cohort.description)
+
+
+@app.command()
+def status(
+    profile: ProfileOption = 'cpu',
+    data: DataOption = 'template',
+    seed: SeedOption = 0,
+    root: RootOption = Path('.'),
+    cores: Annotated[int, typer.Option(help='Runs at a time on a CPU; 0: one per core.')] = 0,
+) -> None:
+    "Tell what is done, running, failed and waiting, and the time left, from the files alone."
+    from regpre_nb.life import held, how_far, in_words, jobs, known_pace, make_plan, reasons
+    root = _project(root)
+    plan = make_plan(profile, _cohort_or_plan(data), seed, root)
+    found = jobs(plan, known_pace(plan.runs, plan.results, root), reasons(plan))
+    for job in found:
+        left = '' if job.state == 'done' else f'{in_words(job.left)} left'
+        steps = f'{job.step} of {job.steps}' if job.steps else ''
+        typer.echo(f'{job.name:38s} {job.state:8s} {steps:>16s}  {left:12s} {_remark(job)}'.rstrip())
+    working = held(root / 'runs' / '.reproduce')
+    typer.echo(how_far(found, cores or os.cpu_count() or 1) + ('' if working else '; no reproduction is under way'))
+
+
+def _remark(job):
+    "Why a job failed or is made again, and where its log lies."
+    log = f'log: {job.log}' if job.log.exists() and job.state in ('running', 'failed') else ''
+    return '  '.join(filter(None, [job.error, log]))
 
 # %% ../nbs/15_cli.ipynb #ba9a5eed
 def _cohort_or_plan(data):
     "The cohort; IXI as it is published where its files are not at hand."
     from regpre_nb.cohorts import load_cohort
     from regpre_nb.ixi import published_ixi
+    from regpre_nb.volumes import InputError
     try: return load_cohort(data)
     except InputError:
         if data != 'ixi': raise
-        typer.echo('IXI is not at hand; these are the runs for it as it is published.', err=True)
-        return published_ixi()
+        typer.echo('IXI is not at hand; these are the runs for it as it is published. The '
+                   'keys will be others with its files, whose contents are part of them.', err=True)
+        return replace(published_ixi(), made_from=lambda case: ('published',))
 
 
 def _described(run, cohort):
@@ -177,6 +250,18 @@ def _described(run, cohort):
     return f'{images}, ' + (f'from {run.encoder.key}' if run.encoder else 'from scratch')
 
 
+def _times(profile, found, seed, root):
+    "Seconds of each run, None where nothing tells, and by whose measure."
+    from regpre_nb.life import known_pace
+    from regpre_nb.report import gpu_hours, results_folder
+    if profile == 'paper':
+        hours = [gpu_hours(run, root) if run.training or not run.task else None for run in found]
+        return [None if h is None else 3600 * h for h in hours], 'on a GPU at the speed of the paper'
+    results = results_folder(profile, found[0].data, seed, root)
+    pace = known_pace(found, results, root)
+    return [pace.seconds(run) for run in found], 'on one core, by what was measured before'
+
+
 @app.command()
 def runs(
     profile: ProfileOption = 'cpu',
@@ -185,20 +270,21 @@ def runs(
     root: RootOption = Path('.'),
     exact: Annotated[bool, typer.Option('--json', help='All settings of each run, one JSON object a line.')] = False,
 ) -> None:
-    "List every run of every study: key, steps, GPU hours at the paper's speed (profile paper), what it learns from."
-    from regpre_nb.report import gpu_hours
-    from regpre_nb.runs import all_runs
-    cohort, total, timed = _cohort_or_plan(data), 0.0, profile == 'paper'
+    "List every run of every study: key, steps, time, whether it is done, what it learns from."
+    from regpre_nb.life import in_words
+    from regpre_nb.runs import all_runs, run_folder
+    cohort, root = _cohort_or_plan(data), _project(root)
     found = all_runs(profile, cohort, seed)
     if exact: return typer.echo('\n'.join(json.dumps({'key': run.key, **asdict(run)}) for run in found))
-    for run in found:
-        hours = gpu_hours(run, _project(root)) if timed else 0.0
-        total += hours
-        steps = f'{run.training.steps if run.training else 0:7d} steps'
-        typer.echo(f'{run.key:38s} {steps}  ' + f'{hours:6.1f} h  ' * timed + _described(run, cohort))
-    steps = sum(run.training.steps for run in found if run.training)
-    typer.echo(f'{len(found)} runs, {steps} steps' + f', about {total:.0f} GPU hours at the speed of the paper' * timed,
-               err=True)
+    times, whose = _times(profile, found, seed, root)
+    for run, seconds in zip(found, times):
+        done = 'done' if (run_folder(run, root) / 'run.json').exists() else ''
+        typer.echo(f'{run.key:38s} {run.training.steps if run.training else 0:7d} steps  {in_words(seconds):>8s}  '
+                   f'{done:4s}  {_described(run, cohort)}')
+    known = [seconds for seconds in times if seconds is not None]
+    steps, unknown = sum(run.training.steps for run in found if run.training), len(times) - len(known)
+    typer.echo(f'{len(found)} runs, {steps} steps' + f', about {in_words(sum(known))} {whose}' * bool(known)
+               + f'; nothing tells yet how long {unknown} of them take (?)' * bool(unknown), err=True)
 
 
 def _made_up_ixi(folder):
@@ -249,8 +335,11 @@ def train(
     root: Annotated[Path, typer.Option(help='Where the folder runs/ lies.')] = Path('.'),
 ) -> None:
     "Train and score one run, with what it starts from; go on if it was interrupted."
+    from regpre_nb.life import end_with_reproduction
     from regpre_nb.runs import all_runs
     from regpre_nb.runs import train as train_run
+    from regpre_nb.volumes import InputError
+    end_with_reproduction(root)
     found = {run.key: run for run in all_runs(profile, data, seed)}
     if key not in found:
         raise InputError(f'There is no run {key!r} in profile {profile} on {data}; `regpre runs` lists them.')
@@ -266,8 +355,21 @@ def study(
     root: RootOption = Path('.'),
 ) -> None:
     "Execute one study notebook; runs that are missing are trained in it."
-    from regpre_nb.report import execute_study
-    typer.echo(str(execute_study(name, profile, data, seed, _project(root))))
+    from regpre_nb.cohorts import load_cohort
+    from regpre_nb.life import end_with_reproduction, note_study, study_log
+    from regpre_nb.report import execute_study, results_folder
+    from regpre_nb.volumes import make_folder
+    root, started = _project(root), time.time()
+    end_with_reproduction(root)
+    results = results_folder(profile, data, seed, root)
+    lock = study_log(name, results).with_suffix('.lock')
+    make_folder(lock.parent)
+    with open(lock, 'w') as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        mark = load_cohort(data).fingerprint()
+        target = execute_study(name, profile, data, seed, root)
+        note_study(name, results, mark, time.time() - started, root)
+    typer.echo(str(target))
 
 # %% ../nbs/15_cli.ipynb #09de4cad
 @data_app.command()
@@ -276,6 +378,7 @@ def hippocampus(
 ) -> None:
     "Download the hippocampus images (Medical Segmentation Decathlon, task 4; CC BY-SA 4.0)."
     from regpre_nb.cohorts import download_hippocampus
+    from regpre_nb.volumes import InputError
     folder = folder or (Path(os.environ['REGPRE_DATA']) if os.environ.get('REGPRE_DATA') else None)
     if folder is None: raise InputError('There is no folder for the data; name one with --folder or set REGPRE_DATA.')
     typer.echo(str(download_hippocampus(folder)))
@@ -295,6 +398,7 @@ def phantom(
 def _list_ixi(folder):
     "Print what is wrong with IXI's files, and refuse them if anything is."
     from regpre_nb.ixi import check_ixi
+    from regpre_nb.volumes import InputError
     report = check_ixi(folder, progress=sys.stderr.isatty())
     counts = ', '.join(f'{part} {n} of {wanted}' for part, (n, wanted) in report.counts.items())
     typer.echo(f'{report.folder}: {counts}')
@@ -307,6 +411,7 @@ def _list_ixi(folder):
 def _list_dirlab(folder):
     "Print a line for each case and every problem; refuse cases that cannot be used."
     from regpre_nb.lung import check_dirlab
+    from regpre_nb.volumes import InputError
     report = check_dirlab(folder, progress=sys.stderr.isatty())
     typer.echo(str(report))
     if n := int((~report.problems['doubtful']).sum()):
@@ -335,6 +440,7 @@ def convert_data(
 ) -> None:
     "Write IXI's pickles as NIfTI; go on where an earlier conversion stopped."
     from regpre_nb.ixi import convert_ixi
+    from regpre_nb.volumes import InputError
     if name != 'ixi': raise InputError(f'{name}: only ixi can be converted; the other cohorts are NIfTI already.')
     done = convert_ixi(source, target, progress=sys.stderr.isatty())
     typer.echo(f'{done}: written, with an identity affine, since the pickles say nothing about orientation')
@@ -350,13 +456,39 @@ def _print_version(asked: bool):
 def _options(
     version: Annotated[bool, typer.Option('--version', callback=_print_version, is_eager=True,
                                           help='Print the version.')] = False,
-) -> None: ...
+) -> None:
+    for name in ('REGPRE_DATA', 'REGPRE_CACHE', 'REGPRE_FIXTURES'):  # what is started may work in another folder
+        if value := os.environ.get(name): os.environ[name] = os.path.abspath(os.path.expanduser(value))
 
 # %% ../nbs/15_cli.ipynb #395be462
+def _is_for_users(error):
+    "Whether an error is a sentence for whoever gave the command."
+    from regpre_nb.volumes import InputError
+    return isinstance(error, InputError | FloatingPointError)
+
+
+_SIGNALLED = {128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}  # exit codes
+
+
+def _interrupt(number, frame):
+    raise SystemExit(128 + number)
+
+
+def _heed_signals():
+    "Let the signals that ask a process to end raise an exception, so that what it holds is given back."
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # as nohup sets it
+    for number in (signal.SIGINT, signal.SIGTERM, *([] if ignored else [signal.SIGHUP])):
+        signal.signal(number, _interrupt)
+
+
 def main() -> None:
     "Entry point of the `regpre` command."
+    _heed_signals()
     try: app()
-    except (InputError, FloatingPointError) as error:
+    except SystemExit as end:
+        if (end.code or 0) not in _SIGNALLED: raise
+        os._exit(end.code)  # whoever asked for the end need not wait until Python has tidied up
+    except Exception as error:
+        if not _is_for_users(error): raise
         print(f'regpre: {error}', file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt: sys.exit(130)

@@ -8,11 +8,11 @@ __all__ = ['FINETUNE_TRAINING', 'transfer_encoder', 'cohort_batches', 'FinetuneS
            'landmark_validation', 'cohort_validation', 'finetune', 'load_network', 'load_authors_checkpoint']
 
 # %% ../nbs/10_finetune.ipynb #296ef193
-import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -20,18 +20,22 @@ import torch
 from torch import nn
 
 from .cohorts import Cohort
-from .losses import diffusion, local_ncc
+from .losses import Kernel, diffusion, local_ncc
 from .metrics import LandmarkErrors, dice_per_label, ndv_percent, pair_name, subject_rows, tre
-from .pretrain import validation_dice
-from .spatial import warp
+from .pretrain import check_displacement, predict, validation_dice
+from .spatial import Preset, checked, warp
 from regpre_nb.training import (
     FitResult,
     TrainSettings,
+    check_values,
     fit,
-    from_json,
+    load_described,
     load_weights,
+    odd,
     read_metadata,
     read_tensors,
+    real,
+    regular_file,
     save_weights,
 )
 from .transmorph import LoadReport, TransMorph, TransMorphSettings, convert_authors_state, load_state
@@ -42,13 +46,19 @@ def transfer_encoder(network: TransMorph,   # receives the weights in its encode
                      path: str | Path,      # encoder.safetensors of a pretraining run
                     ) -> LoadReport:        # what was resized
     "Copy a pretrained encoder into a registration network."
-    trained_with = read_metadata(path).get('encoder', {})
-    try: return load_state(network.encoder, read_tensors(path), trained_with.get('window'))
-    except ValueError as error:
-        raise InputError(f'{path} does not fit this network ({error}); '
-                         f'build the network with the settings of the encoder: {trained_with}.') from error
+    described = read_metadata(path).get('encoder')
+    described = described if isinstance(described, dict) else {}
+    try: return load_state(network.encoder, read_tensors(path), described.get('window'))
+    except InputError: raise
+    except (ValueError, TypeError, RuntimeError) as error:
+        build = f'build the network with the settings of the encoder: {described}' if described else \
+            'choose an encoder.safetensors that pretraining wrote'
+        raise InputError(f'{path} does not fit this network ({error}); {build}.') from error
 
 # %% ../nbs/10_finetune.ipynb #c3cba3a1
+Flips = Literal['each', 'one', 'none']  # 'each' axis with probability 1/2, or 'one' that is chosen by chance
+
+
 def _draw(n, generator):
     "A whole number below n."
     return int(torch.randint(n, (1,), generator=generator, device=generator.device))
@@ -60,10 +70,11 @@ def _flip_axes(flips, generator):
     return [axis for axis in (2, 3, 4) if flips == 'each' and _draw(2, generator)]
 
 # %% ../nbs/10_finetune.ipynb #d8a81e77
+@checked
 def cohort_batches(cohort: Cohort,        # images
                    cases: Sequence[str],  # to train on; two or more unless each has its moving image
                    seed: int = 0,         # of the order of the cases
-                   flips: str = 'each',   # 'each' axis with probability 1/2, 'one' axis chosen by chance, or 'none'
+                   flips: Flips = 'each', # along which axes both images of a pair are flipped
                   ) -> Callable[[int, torch.Generator], dict[str, torch.Tensor]]:
     "Pairs of a cohort, for `fit`: moving and fixed, (1, 1, X, Y, Z)."
     if len(cases) < (1 if cohort.atlas or cohort.partners else 2):
@@ -79,14 +90,18 @@ def cohort_batches(cohort: Cohort,        # images
     return make_batch
 
 # %% ../nbs/10_finetune.ipynb #70ccb959
+@checked
 @dataclass(frozen=True)
 class FinetuneSettings:
     "The downstream task."
     window: int = 9                # of the local correlation, voxels
-    kernel: str = 'box'            # of the local correlation: 'box' or 'gauss'
+    kernel: Kernel = 'box'         # of the local correlation
     diffusion_weight: float = 1.0  # lambda
-    flips: str = 'each'            # see `cohort_batches`
-    preset: str = 'paper'          # of sampler and correlation
+    flips: Flips = 'each'          # see `cohort_batches`
+    preset: Preset = 'paper'       # of sampler and correlation
+
+    def __post_init__(self):
+        check_values(self, {'window': odd(3), 'diffusion_weight': real(0)})
 
 
 FINETUNE_TRAINING = {  # 250 epochs of 403 pairs
@@ -110,10 +125,11 @@ def registration_loss(network: nn.Module,              # moving, fixed -> displa
     return similarity + settings.diffusion_weight * roughness, parts
 
 # %% ../nbs/10_finetune.ipynb #17d91ad4
+@checked
 def warp_labels(labels: torch.Tensor,        # (B, 1, X, Y, Z), integer labels
                 displacement: torch.Tensor,  # (B, 3, X, Y, Z), voxels
                 ids: Sequence[int],          # labels other than the background
-                preset: str = 'paper',       # sampling convention, see `warp`
+                preset: Preset = 'paper',    # sampling convention, see `warp`
                ) -> torch.Tensor:            # (B, 1, X, Y, Z), type of `labels`
     "Warp each label linearly; at every voxel the largest wins."
     winner, best = torch.zeros_like(labels), warp((labels == 0).float(), displacement, preset=preset)
@@ -134,11 +150,12 @@ def load_pair(cohort: Cohort,  # images and labels
     return images | labels
 
 
+@checked
 def dice_scores(displacement: torch.Tensor,  # (1, 3, X, Y, Z), voxels
                 cohort: Cohort,              # images and labels
                 moving: str,                 # case
                 fixed: str,                  # case
-                preset: str = 'paper',       # sampling convention
+                preset: Preset = 'paper',    # sampling convention
                ) -> pd.DataFrame:            # one row a structure
     "Dice of every structure and %NDV of a pair."
     pair, ids = load_pair(cohort, moving, fixed), list(cohort.structures)
@@ -171,29 +188,33 @@ def landmark_scores(displacement: torch.Tensor,  # (1, 3, X, Y, Z), voxels
                          'point': range(1, len(errors) + 1), 'tre_mm': errors, 'ndv_percent': ndv})
 
 # %% ../nbs/10_finetune.ipynb #10caf6ba
+@checked
 def score_pair(displacement: torch.Tensor,  # (1, 3, X, Y, Z), voxels
                cohort: Cohort,              # images with labels or landmarks
                moving: str,                 # case
                fixed: str,                  # case
-               preset: str = 'paper',       # sampling convention
+               preset: Preset = 'paper',    # sampling convention
               ) -> pd.DataFrame:            # some rows of per_subject.csv
     "The scores of a pair, by its landmarks where the cohort has them, else by its labels."
+    check_displacement(displacement, cohort.image(fixed)[None], f'{moving} to {fixed}')
     if cohort.landmarks: return landmark_scores(displacement, cohort, moving, fixed)
     return dice_scores(displacement, cohort, moving, fixed, preset)
 
 
+@checked
 @torch.no_grad()
 def evaluate(network: Callable | None,            # moving, fixed -> displacement; None scores the pairs as they are
              cohort: Cohort,                      # images with labels or landmarks
              pairs: Sequence[tuple[str, str]],    # (moving, fixed)
              device: torch.device | str = 'cpu',  # where to compute
-             preset: str = 'paper',               # sampling convention
+             preset: Preset = 'paper',            # sampling convention
             ) -> pd.DataFrame:                    # the columns of per_subject.csv
     "Scores and %NDV (within the fixed image's brain or body: intensity above 0) of every pair."
     network = network or (lambda moving, fixed: moving.new_zeros(1, 3, *cohort.shape))
     rows = []
     for pair in pairs:
-        displacement = network(*(cohort.image(case)[None].to(device) for case in pair))
+        images = (cohort.image(case)[None].to(device) for case in pair)
+        displacement = predict(network, *images, ' to '.join(pair))
         rows.append(score_pair(displacement, cohort, *pair, preset))
     return pd.concat(rows, ignore_index=True)
 
@@ -204,15 +225,17 @@ def landmark_validation(network: nn.Module,  # moving, fixed -> displacement
     "Mean error over the validation pairs, each pair counting alike; the score is its negative."
     device, found = next(network.parameters()).device, {}
     for moving, fixed in cohort.validation_pairs:
-        displacement = network(*(cohort.image(case)[None].to(device) for case in (moving, fixed)))
+        images = (cohort.image(case)[None].to(device) for case in (moving, fixed))
+        displacement = predict(network, *images, f'{moving} to {fixed}')
         errors = landmark_errors(displacement, cohort, moving, fixed)
         found |= {fixed: errors.mean, f'{fixed} sd': errors.sd}
     mean = float(np.mean([found[fixed] for _, fixed in cohort.validation_pairs]))
     return {'score': -mean, 'tre_mm': mean, **found}
 
 
+@checked
 def cohort_validation(cohort: Cohort,         # images, labels or landmarks, and validation pairs
-                      preset: str = 'paper',  # sampling convention
+                      preset: Preset = 'paper',  # sampling convention
                      ) -> Callable[[nn.Module], dict[str, float]]:
     "A function that scores a network on the cohort's validation pairs: mean Dice, or the error of landmarks."
     def validate(network):
@@ -249,30 +272,38 @@ def finetune(network: TransMorph,         # trained in place; ends with the best
 def load_network(path: str | Path,  # model.safetensors of a fine-tuning run
                 ) -> TransMorph:    # on the CPU, in evaluation mode
     "Build the network that a file describes and load its weights."
-    described = read_metadata(path).get('network')
-    if described is None:
-        raise InputError(f'{path} does not say which network it belongs to; '
-                         'use a model.safetensors that fine-tuning wrote.')
-    network = TransMorph(from_json(TransMorphSettings, described))
-    load_weights(network, path)
-    return network.eval()
+    return load_described(path, 'network', TransMorphSettings, TransMorph)
 
 # %% ../nbs/10_finetune.ipynb #b2473342
+def _unpickled(path: Path):
+    "What a pickle holds: tensors, numbers and their containers."
+    scalar = np._core.multiarray.scalar  # their best Dice is a NumPy number; NumPy 1 knew it by another name
+    safe = [scalar, (scalar, 'numpy.core.multiarray.scalar'), np.dtype, np.dtypes.Float64DType]
+    try:
+        with torch.serialization.safe_globals(safe): return torch.load(path, map_location='cpu', weights_only=True)
+    except PermissionError as error:
+        raise InputError(f'Cannot read {path} ({error.strerror}): check its permissions.') from error
+    except Exception as error:  # bytes that are no pickle fail in many ways
+        raise InputError(f'{path} is damaged or holds more than tensors and numbers; '
+                         'fetch it again from its authors.') from error
+
+
+def _states(content) -> dict[str, torch.Tensor] | None:
+    "The state dict of a checkpoint, or of what lies there in its place."
+    state = content.get('state_dict', content) if isinstance(content, dict) else None
+    named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
+    return state if named and all(isinstance(tensor, torch.Tensor) for tensor in state.values()) else None
+
+
 def load_authors_checkpoint(network: TransMorph,    # built with the 'released' preset
                             path: str | Path,       # .pth.tar of the authors' TransMorphTVF
                             window: tuple | None = None,  # of the file, tokens, where it differs from the network's
                            ) -> LoadReport:         # what was resized
     "Load a checkpoint of the authors' code into a network; nothing but tensors and numbers is unpickled."
-    scalar = np._core.multiarray.scalar  # their best Dice is a NumPy number; NumPy 1 knew it by another name
-    number = [scalar, (scalar, 'numpy.core.multiarray.scalar'), np.dtype, np.dtypes.Float64DType]
-    try:
-        with torch.serialization.safe_globals(number):
-            content = torch.load(path, map_location='cpu', weights_only=True)
-    except FileNotFoundError as error: raise InputError(f'There is no checkpoint at {path}: check the path.') from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise InputError(f'{path} is damaged or holds more than tensors and numbers; '
-                         'fetch it again from its authors.') from error
-    state = convert_authors_state(content.get('state_dict', content))
-    try: return load_state(network, state, window)
-    except ValueError as error:
+    state = _states(_unpickled(regular_file(path, 'checkpoint')))
+    if state is None:
+        raise InputError(f'{path} holds no state dict, which is names with tensors; use a .pth.tar that the code of '
+                         'the authors wrote.')
+    try: return load_state(network, convert_authors_state(state), window)
+    except (ValueError, RuntimeError) as error:
         raise InputError(f'{path} does not fit this network ({error}); use the released settings.') from error

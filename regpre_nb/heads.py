@@ -14,8 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .spatial import interpolate
-from .transmorph import SameConv3d, convert_authors_state, same_conv3d, to_image_grid, working_pair
+from .spatial import Preset, checked, interpolate, resize_displacement
+from regpre_nb.transmorph import (
+    SameConv3d,
+    convert_authors_state,
+    encoder_channels,
+    encoder_maps,
+    same_conv3d,
+    to_image_grid,
+    working_pair,
+)
 
 # %% ../nbs/03_heads.ipynb #8c4958c9
 def _normalised(features):
@@ -44,10 +52,11 @@ class Gaussian(NamedTuple):
     log_sigma: torch.Tensor  # (B, 3, X, Y, Z), logarithm of the standard deviation
 
 
+@checked
 class GaussianHead(nn.Module):
     "Registration head: one convolution for the mean, one for log sigma; can draw samples."
     def __init__(self, channels: int = 16,     # of the features
-                 preset: str = 'paper',        # 'released': log sigma unbounded, sampled with exp(log_sigma / 2)
+                 preset: Preset = 'paper',     # 'released': log sigma unbounded, sampled with exp(log_sigma / 2)
                 ):
         super().__init__()
         self.preset, self.generator = preset, None
@@ -65,10 +74,8 @@ class GaussianHead(nn.Module):
     def sample(self, gaussian: Gaussian  # what to draw from
               ) -> torch.Tensor:         # (B, 3, X, Y, Z), voxels
         "One draw per voxel and component, differentiable in mean and log sigma."
-        if self.generator is None:
-            raise ValueError('GaussianHead: no generator to draw from; '
-                             'call share_generator(model, generator) before sampling')
-        noise = torch.randn(gaussian.mean.shape, generator=self.generator, device=self.generator.device)
+        generator = self.generator or torch.default_generator
+        noise = torch.randn(gaussian.mean.shape, generator=generator, device=generator.device)
         noise = noise.to(gaussian.mean.device)
         return gaussian.mean + noise * (gaussian.log_sigma / (2 if self.preset == 'released' else 1)).exp()
 
@@ -80,18 +87,19 @@ class Prediction(NamedTuple):
     stages: list[Gaussian]      # one per scale of the encoder, fine to coarse; same grid
 
 
+@checked
 class PretrainingNetwork(nn.Module):
     "An encoder under lightweight decoders that are thrown away after pretraining."
     def __init__(self, encoder: nn.Module,     # any `Encoder`
                  resolution: float = 0.5,      # working grid relative to the image
                  channels: int = 16,           # of the decoders
                  sample: bool = True,          # draw the displacement while training; False: its mean
-                 preset: str = 'paper',        # see `GaussianHead`
+                 preset: Preset = 'paper',     # see `GaussianHead`; 'released' enlarges the displacement in two steps
                 ):
         super().__init__()
-        self.encoder, self.resolution, self.draw = encoder, resolution, sample
-        self.decoders = nn.ModuleList(LightDecoder(c, channels) for c in encoder.channels)
-        self.heads = nn.ModuleList(GaussianHead(channels, preset) for _ in encoder.channels)
+        self.encoder, self.resolution, self.draw, self.preset = encoder, resolution, sample, preset
+        self.decoders = nn.ModuleList(LightDecoder(c, channels) for c in encoder_channels(encoder))
+        self.heads = nn.ModuleList(GaussianHead(channels, preset) for _ in self.decoders)
         self.ensemble_head = GaussianHead(channels, preset)
 
     def forward(self, moving: torch.Tensor,  # (B, 1, X, Y, Z), any size, [0, 1]
@@ -99,9 +107,10 @@ class PretrainingNetwork(nn.Module):
                ) -> Prediction:
         pair = working_pair(moving, fixed, self.resolution, multiple=2)
         half = [n // 2 for n in pair.shape[2:]]
-        features = [decoder(m, half) for decoder, m in zip(self.decoders, self.encoder(pair))]
+        features = [decoder(m, half) for decoder, m in zip(self.decoders, encoder_maps(self.encoder, pair))]
         ensemble = self.ensemble_head(sum(features))
         field = self.ensemble_head.sample(ensemble) if self.draw and self.training else ensemble.mean
+        if self.preset == 'released': field = resize_displacement(field, pair.shape[2:])
         displacement = to_image_grid(field, pair.shape[2:], self.resolution, moving.shape[2:])
         return Prediction(displacement, ensemble, [head(f) for head, f in zip(self.heads, features)])
 

@@ -25,12 +25,33 @@ class InstanceSettings:
     window: int = 9                       # of the local correlation, voxels
     kernel: str = 'box'                   # of the local correlation: 'box' or 'gauss'
     diffusion_weight: float = 1.0         # lambda
+    smoothing: float = 0.0                # of the velocity: standard deviation, points of its grid; 0: none
     squarings: int = 7                    # of the integration
 
     def __post_init__(self):
         if self.steps < 0 or not self.scales or min(self.scales) < 1 or self.spacing < 1:
             raise InputError(f'InstanceSettings: steps {self.steps}, scales {self.scales} and spacing {self.spacing} '
                              'must be whole numbers above 0; only steps may be 0.')
+
+# %% ../nbs/10a_instance.ipynb #5e0f1a11
+def _gaussians(shape: tuple[int, ...],   # points of a grid
+               deviation: float,         # standard deviation, points; above 0
+               like: torch.Tensor,       # device and dtype
+              ) -> list[torch.Tensor]:   # (n, n) for each axis; rows sum to 1
+    "Weights of a Gaussian along each axis; at the border those inside the grid share the rest."
+    points = [torch.arange(n, dtype=like.dtype, device=like.device) for n in shape]
+    away = [(at[:, None] - at) / deviation for at in points]
+    weights = [torch.where(distance.abs() <= 4, (-0.5 * distance.square()).exp(), 0) for distance in away]
+    return [weight / weight.sum(1, keepdim=True) for weight in weights]
+
+
+def _smooth(field: torch.Tensor,             # (1, 3, x, y, z)
+            gaussians: list[torch.Tensor],   # see `_gaussians`; none: the field stays as it is
+           ) -> torch.Tensor:                # (1, 3, x, y, z)
+    "Smooth a field along its axes."
+    if not gaussians: return field
+    x, y, z = gaussians
+    return y @ (x @ field.flatten(3)).unflatten(3, field.shape[3:]) @ z.T
 
 # %% ../nbs/10a_instance.ipynb #51731526
 def _total(velocity: torch.Tensor, start: torch.Tensor, squarings: int) -> torch.Tensor:
@@ -45,11 +66,14 @@ def _descend(velocity: torch.Tensor,  # (1, 3, x, y, z), voxels of its grid
              start: torch.Tensor,     # (1, 3, X, Y, Z), voxels
              settings: InstanceSettings,
             ) -> torch.Tensor:        # (1, 3, x, y, z), the velocity with the lowest loss
-    "Lower the loss by Adam over the velocity."
-    velocity = velocity.clone().requires_grad_()
-    optimiser = torch.optim.Adam([velocity], lr=settings.learning_rate)
-    best, lowest = velocity.detach().clone(), torch.full((), torch.inf, device=moving.device)
+    "Lower the loss by Adam over a field that is smoothed to give the velocity."
+    gaussians = _gaussians(velocity.shape[2:], settings.smoothing, velocity) if settings.smoothing else []
+    begun = velocity if gaussians else torch.zeros_like(velocity)  # unsmoothed, the field is the velocity itself
+    field = (velocity - begun).requires_grad_()
+    optimiser = torch.optim.Adam([field], lr=settings.learning_rate)
+    best, lowest = velocity.clone(), torch.full((), torch.inf, device=moving.device)
     for step in range(settings.steps + 1):
+        velocity = begun + _smooth(field, gaussians)
         displacement = _total(velocity, start, settings.squarings)
         similarity = local_ncc(warp(moving, displacement), fixed, settings.window, settings.kernel)
         loss = similarity + settings.diffusion_weight * diffusion(displacement)

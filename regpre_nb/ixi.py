@@ -7,21 +7,22 @@ __all__ = ['IXI_COUNTS', 'REAL_IXI', 'ArrayUnpickler', 'read_arrays', 'make_ixi_
            'convert_ixi']
 
 # %% ../nbs/07a_ixi.ipynb #da3ee2ab
+import hashlib
 import os
 import pickle
 import re
 import shutil
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from scipy.spatial import cKDTree
 from tqdm import tqdm
 
-from .cohorts import Cohort, _data_folder
+from .cohorts import Cohort, DataReport, _data_folder, problem_table, twins
 from .metrics import IXI_GROUPS, IXI_LABELS, IXI_TEST_LABELS, ixi_classes
 from .volumes import InputError, Volume, load_grid, load_volume, make_folder, match, replacing, save_volume
 
@@ -192,7 +193,8 @@ def make_ixi_like(
     if root.exists() and not (root/MADE_UP).is_file():
         raise InputError(f'{root}: is there already and not made up; choose another folder.')
     parts = dict(zip(IXI_COUNTS, counts, strict=True))
-    lines = ["Made-up files in IXI's format: random shapes, nobody's brain.", *(f'{p} {n}' for p, n in parts.items())]
+    lines = ["Made-up files in IXI's format: random shapes, nobody's brain.", *(f'{p} {n}' for p, n in parts.items()),
+             f'distinct {distinct}']
     make_folder(root)
     (root/MADE_UP).write_text('\n'.join(lines) + '\n')
     _write_once(_made_up_case(shape, 0), root/'atlas.pkl')
@@ -203,11 +205,16 @@ def make_ixi_like(
     return root
 
 # %% ../nbs/07a_ixi.ipynb #67f2e502
+def _whole(labels: np.ndarray) -> np.ndarray:
+    "Labels as integers, also where they were stored as fractions that lie within rounding of these."
+    return (labels if labels.dtype.kind in 'iub' else np.rint(labels)).astype(np.int32)
+
+
 def _numbers(labels: np.ndarray) -> np.ndarray | None:
-    "The ids in a label map; None if it holds anything but whole numbers from 0 up."
-    if not np.isfinite(labels).all() or labels.min() < 0 or labels.max() > 10**6: return None
-    whole = labels.astype(np.int32)
-    return np.flatnonzero(np.bincount(whole.ravel())) if np.array_equal(whole, labels) else None
+    "The ids in a label map; None if it holds anything but whole numbers from 0 up, to 0.001."
+    if not np.isfinite(labels).all() or labels.min() < -1e-3 or labels.max() > 10**6: return None
+    whole = _whole(labels)
+    return np.flatnonzero(np.bincount(whole.ravel())) if np.abs(whole - labels).max() <= 1e-3 else None
 
 
 def _image_faults(image: np.ndarray) -> list[str]:
@@ -228,12 +235,25 @@ def _label_faults(labels: np.ndarray) -> tuple[list[str], list[str]]:
     return [], doubtful + [f'no voxel of {", ".join(absent[:3])}' + ' and others'*bool(absent[3:])]*bool(absent)
 
 
+def _painted(image: np.ndarray, labels: np.ndarray) -> bool:
+    "Whether an image has one value per label, judged by some of its voxels."
+    step = max(1, image.size//20000)
+    seen = np.stack([array.ravel()[::step].astype(float) for array in (labels, image)])
+    return len(np.unique(seen, axis=1).T) == len(np.unique(seen[0]))
+
+
 def _faults(image: np.ndarray, labels: np.ndarray, shape: tuple[int, int, int]) -> tuple[list[str], list[str]]:
     "Why a case cannot be used, and what is doubtful about it."
     sized = (('image', image.shape), ('label map', labels.shape))
     grid = [f'{what} of shape {size} instead of {tuple(shape)}' for what, size in sized if size != tuple(shape)]
-    unusable, doubtful = _label_faults(labels) if labels.size else (['the label map is empty'], [])
-    return grid + (_image_faults(image) if image.size else ['the image is empty']) + unusable, doubtful
+    empty = [f'the {what} is empty' for what, size in sized if 0 in size]
+    if empty: return grid + empty, []
+    wrong, (unusable, doubtful) = _image_faults(image), _label_faults(labels)
+    if wrong and unusable and _numbers(image) is not None and not _image_faults(labels):
+        return [*grid, "image and label map stand in each other's place"], []
+    if not (grid or wrong or unusable) and _painted(image, labels):
+        return ['the image has one value per label, as a label map has'], []
+    return grid + wrong + unusable, doubtful
 
 # %% ../nbs/07a_ixi.ipynb #454ba28e
 _IDS = torch.arange(257)  # of 257 possible ids the last stands for all that are larger
@@ -259,7 +279,7 @@ def _read_case(
     image, labels = _read_raw(files[case])
     if unusable := _faults(image, labels, shape)[0]:
         raise InputError(f"{files[case][0]}: {', '.join(unusable)}; copy or convert it again.")
-    return image.clip(0, 1).astype(np.float32, copy=False), np.take(_KEPT_IDS, labels.astype(np.int32), mode='clip')
+    return image.clip(0, 1).astype(np.float32, copy=False), np.take(_KEPT_IDS, _whole(labels), mode='clip')
 
 
 def _atlas_shape(root: Path, files: tuple[Path, ...]) -> tuple[int, int, int]:
@@ -282,15 +302,21 @@ def ixi_cohort(
         raise InputError(f'{root}: holds {len(train)} cases in Train, {len(validation)} in Val and {len(test)} in Test '
                          'and needs some in each; copy the folder again.')
     shape, made_up = _atlas_shape(root, atlas), (root/MADE_UP).is_file()
-    read = partial(_read_case, files={'atlas': atlas, **files}, shape=shape)
+    files['atlas'] = atlas
+    read, made_from = partial(_read_case, files=files, shape=shape), partial(_files_and_ids, files=files)
     described = "made-up files in IXI's format, random shapes and no brains" if made_up else REAL_IXI
-    return _ixi(described, made_up, shape, train, validation, test, read)
+    return _ixi(described, made_up, shape, train, validation, test, read, made_from)
+
+
+def _files_and_ids(case: str, files: dict[str, tuple[Path, ...]]) -> tuple[Path | str, ...]:
+    "The files of a case, and which labels are kept of them."
+    return *files[case], f'labels {np.unique(_KEPT_IDS).tolist()}'
 
 
 REAL_IXI = 'real T1 MR brains of IXI, preprocessed by the authors of TransMorph'
 
 
-def _ixi(description, made_up, shape, train, validation, test, read):
+def _ixi(description, made_up, shape, train, validation, test, read, made_from):
     "A cohort with IXI's structures and pairs."
     return Cohort(
         name='ixi', description=description, simulated=made_up, shape=shape, spacing=(1., 1., 1.), atlas='atlas',
@@ -299,7 +325,7 @@ def _ixi(description, made_up, shape, train, validation, test, read):
         label_set='IXI, 30 structures in 17 groups, left and right averaged',
         validation_pairs=tuple(('atlas', case) for case in validation),
         test_pairs=tuple(('atlas', case) for case in test),
-        read=read, keep=False)
+        read=read, made_from=made_from, keep=False)
 
 
 def published_ixi() -> Cohort:  # no case can be read
@@ -307,7 +333,7 @@ def published_ixi() -> Cohort:  # no case can be read
     def read(case): raise InputError(f'{case}: IXI is not at hand, its runs can only be listed; set REGPRE_DATA.')
 
     train, validation, test = (tuple(f'{part}/{n:03}' for n in range(count)) for part, count in IXI_COUNTS.items())
-    return _ixi(REAL_IXI, False, (160, 192, 224), train, validation, test, read)
+    return _ixi(REAL_IXI, False, (160, 192, 224), train, validation, test, read, lambda case: ('as published',))
 
 # %% ../nbs/07a_ixi.ipynb #218daf72
 def _expected_counts(root: Path) -> dict[str, int]:
@@ -315,6 +341,13 @@ def _expected_counts(root: Path) -> dict[str, int]:
     if not (root/MADE_UP).is_file(): return IXI_COUNTS
     said = dict(line.split() for line in (root/MADE_UP).read_text().splitlines()[1:])
     return {part: int(said.get(part, 0)) for part in IXI_COUNTS}
+
+
+def _has_links(root: Path) -> bool:
+    "Whether these are made-up files of which many are the same."
+    if not (root/MADE_UP).is_file(): return False
+    said = dict(line.split() for line in (root/MADE_UP).read_text().splitlines()[1:])
+    return int(said.get('distinct', 0)) < sum(int(said.get(part, 0)) for part in IXI_COUNTS)
 
 
 def _misnamed(root: Path) -> list[tuple[str, str]]:
@@ -338,24 +371,33 @@ def _miscounted(counts: dict[str, tuple[int, int]], cases: list[str]) -> list[tu
     return problems
 
 # %% ../nbs/07a_ixi.ipynb #50bf1574
-def _file_problems(root: Path, files: tuple[Path, ...], shape: tuple[int, int, int]) -> list[tuple[str, str, bool]]:
-    "Everything that is wrong with the files of one case: file, problem, whether it is only doubtful."
+def _file_problems(
+    root: Path, files: tuple[Path, ...], shape: tuple[int, int, int],
+) -> tuple[list[tuple[str, str, bool]], list[tuple[str, str]]]:
+    "All that is wrong with the files of a case: file, problem, whether it is only doubtful; its name and image's hash."
     name = str(files[0].relative_to(root))
     if lost := [path for path in files if not path.is_file()]:
-        return [(str(path.relative_to(root)), 'is missing', False) for path in lost]
+        return [(str(path.relative_to(root)), 'is missing', False) for path in lost], []
     try: image, labels = _read_raw(files)
     except InputError as error:
         said = str(error).split(f'{files[-1]}: ', 1)[-1].split(f'{files[0]}: ', 1)[-1]
-        return [(name, said.split('; ')[0], False)]
+        return [(name, said.split('; ')[0], False)], []
     unusable, doubtful = _faults(image, labels, shape)
-    return [(name, problem, problem in doubtful) for problem in unusable + doubtful]
+    some = np.ascontiguousarray(image[::3, ::3, ::3], np.float32)  # no two images agree in a 27th of their voxels
+    return ([(name, problem, problem in doubtful) for problem in unusable + doubtful],
+            [(name, hashlib.sha256(some).hexdigest())] if not unusable else [])
 
 
-class IxiReport(NamedTuple):
-    "What `check_ixi` found."
-    folder: Path  # that was checked
-    counts: dict[str, tuple[int, int]]  # atlas, Train, Val, Test -> cases found, cases expected
-    problems: pd.DataFrame  # columns file, problem, doubtful: the file can be used; empty if all is well
+def _twin_problems(contents: list[tuple[str, str]]) -> list[tuple[str, str, bool]]:
+    "Images that are there twice; within one folder that is only doubtful."
+    return [(name, f'shows the same image as {other}', Path(name).parent == Path(other).parent)
+            for name, other in twins(contents)]
+
+
+@dataclass(frozen=True, eq=False)
+class IxiReport(DataReport):
+    "What `check_ixi` found, file by file."
+    counts: dict[str, tuple[int, int]] = field(default_factory=dict)  # atlas, Train, Val, Test -> found, expected
 
 # %% ../nbs/07a_ixi.ipynb #d9ff458c
 def check_ixi(
@@ -373,8 +415,13 @@ def check_ixi(
     try: shape = _atlas_shape(root, atlas)
     except InputError: shape = 160, 192, 224
     everything = ([atlas] if atlas else []) + list(files.values())
-    for each in tqdm(everything, 'reading', disable=not progress): problems += _file_problems(root, each, shape)
-    return IxiReport(root, counts, pd.DataFrame(problems, columns=['file', 'problem', 'doubtful']))
+    contents = []
+    for each in tqdm(everything, 'reading', disable=not progress):
+        found, content = _file_problems(root, each, shape)
+        problems, contents = problems + found, contents + content
+    if not _has_links(root): problems += _twin_problems(contents)
+    summary = ', '.join(f'{part} {n} of {wanted}' for part, (n, wanted) in counts.items())
+    return IxiReport('ixi', root, summary, problem_table(problems), counts)
 
 # %% ../nbs/07a_ixi.ipynb #c06f663b
 def _convert_case(files: tuple[Path, ...], target: tuple[Path, Path], shape: tuple[int, int, int]) -> None:
@@ -384,7 +431,8 @@ def _convert_case(files: tuple[Path, ...], target: tuple[Path, Path], shape: tup
     if unusable := _faults(image, labels, shape)[0]:
         raise InputError(f"{files[0]}: {', '.join(unusable)}; mend it and convert again, which goes on from here.")
     make_folder(target[0].parent)
-    small = labels.astype(np.uint8 if labels.max() < 256 else np.int32)
+    whole = _whole(labels)
+    small = whole.astype(np.uint8 if whole.max() < 256 else np.int32)
     for path, voxels in zip(target, (image.astype(np.float32), small), strict=True):
         save_volume(Volume(voxels, np.eye(4)), path)
 

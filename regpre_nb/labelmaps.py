@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['RENAMED', 'CSF', 'STRUCTURES', 'GROUPS', 'T1', 'head_to_brain', 'is_brain', 't1_contrast', 'paint', 'common_space',
-           'common_grid', 'Recipe', 'make_case', 'split_cases', 'central_case', 'prepare_labelmaps', 'labelmaps_cohort']
+           'common_grid', 'Recipe', 'make_case', 'split_cases', 'central_case', 'prepare_labelmaps', 'labelmaps_cohort',
+           'check_labelmaps']
 
 # %% ../nbs/07b_labelmaps.ipynb #f57d1c71
 import hashlib
@@ -21,8 +22,9 @@ import numpy as np
 import torch
 from scipy import ndimage
 from scipy.linalg import expm, logm
+from tqdm import tqdm
 
-from .cohorts import Cohort, random_appearance
+from .cohorts import Cohort, DataReport, problem_table, random_appearance, twins
 from .metrics import IXI_GROUPS, IXI_LABELS, IXI_TEST_LABELS, dice_per_label
 from regpre_nb.volumes import (
     InputError,
@@ -31,6 +33,7 @@ from regpre_nb.volumes import (
     bounding_box,
     cache_folder,
     crop_box,
+    file_fingerprint,
     load_volume,
     make_folder,
     only_process,
@@ -198,13 +201,6 @@ def central_case(
     return max(sorted(scores), key=scores.get)
 
 # %% ../nbs/07b_labelmaps.ipynb #d70ca5a8
-def _checksum(path: Path) -> str:
-    "SHA-256 of a file."
-    try: return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise InputError(f'{path}: cannot be read ({error.strerror}); copy it again.') from error
-
-
 def _sources(folder: str | Path | None) -> dict[str, Path]:
     "Case names and their files."
     root = folder or os.environ.get('REGPRE_DATA')
@@ -224,7 +220,7 @@ def _sources(folder: str | Path | None) -> dict[str, Path]:
 # %% ../nbs/07b_labelmaps.ipynb #84daa840
 def _folder_of(files: Mapping[str, Path], recipe: Recipe) -> Path:
     "The folder in the cache for these sources and this recipe."
-    made_of = [asdict(recipe), T1, RENAMED, {case: _checksum(path) for case, path in files.items()}]
+    made_of = [asdict(recipe), T1, RENAMED, {case: file_fingerprint(path) for case, path in files.items()}]
     return cache_folder()/f'labelmaps-{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:12]}'
 
 
@@ -232,7 +228,7 @@ def _complete(folder: Path) -> dict | None:
     "The record of a prepared folder, if all its files are as they were written."
     try:
         record = json.loads((folder/'recipe.json').read_text())
-        sound = all(_checksum(folder/name) == kept for name, kept in record['files'].items())
+        sound = all(file_fingerprint(folder/name) == kept for name, kept in record['files'].items())
     except (OSError, ValueError, KeyError):  # InputError is a ValueError
         return None
     return record if sound else None
@@ -242,7 +238,7 @@ def _write_case(case: str, image: Volume, labels: Volume, folder: Path) -> dict[
     "Write the two files of a case; their names and checksums."
     names = {f'images/{case}.nii.gz': image, f'labels/{case}.nii.gz': labels}
     for name in names: make_folder((folder/name).parent)
-    return {name: _checksum(save_volume(volume, folder/name)) for name, volume in names.items()}
+    return {name: file_fingerprint(save_volume(volume, folder/name)) for name, volume in names.items()}
 
 
 def _parts(maps: Mapping[str, Volume], test: tuple[str, ...], others: tuple[str, ...]) -> dict[str, object]:
@@ -295,6 +291,12 @@ def _read_prepared(case: str, folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return (load_volume(folder/'images'/f'{case}.nii.gz').data,
             load_volume(folder/'labels'/f'{case}.nii.gz', labels=True).data)
 
+
+def _recipe_of(case: str, recipe: str) -> tuple[str]:
+    "What a case is made from: all label maps, since they make the common space, and the recipe; `recipe` names both."
+    return (recipe,)
+
+
 # %% ../nbs/07b_labelmaps.ipynb #eb708b95
 def labelmaps_cohort(
     folder: str | Path | None = None,  # that holds synthseg_labelmaps_20; None: the one that REGPRE_DATA names
@@ -311,5 +313,31 @@ def labelmaps_cohort(
         structures=STRUCTURES, atlas=atlas, train=tuple(train), validation=validation,
         validation_pairs=tuple((atlas, case) for case in validation),
         test_pairs=(*((atlas, case) for case in test), *between), read=partial(_read_prepared, folder=kept),
+        made_from=partial(_recipe_of, recipe=kept.name),
         label_set="IXI's 30 structures in 17 groups as far as the maps have them: "
         f'{len(STRUCTURES)} structures in {len(GROUPS)} groups', groups=GROUPS)
+
+# %% ../nbs/07b_labelmaps.ipynb #f1e0d002
+def _lost(small: Path, source: Path) -> tuple[list[str], list[str]]:
+    "Structures that a map has lost on the common grid, and those that it never had."
+    absent = set(STRUCTURES) - set(np.unique(load_volume(small, labels=True).data).tolist())
+    had = set(np.unique(head_to_brain(load_volume(source, labels=True)).data).tolist()) if absent else set()
+    return [STRUCTURES[i] for i in sorted(absent & had)], [STRUCTURES[i] for i in sorted(absent - had)]
+
+
+def check_labelmaps(
+    folder: str | Path | None = None,  # that holds synthseg_labelmaps_20; None: the one that REGPRE_DATA names
+    progress: bool = False,  # show a bar
+) -> DataReport:
+    "Look at every label map as it is scored; raise `InputError` where no images can be made of them."
+    files, (kept, record) = _sources(folder), prepare_labelmaps(folder)
+    problems = [(files[case].name, f'holds the same as {files[other].name}', False) for case, other
+                in twins([(case, file_fingerprint(path)) for case, path in files.items()])]
+    for case, path in tqdm(files.items(), 'reading', disable=not progress):
+        vanished, missing = _lost(kept/'labels'/f'{case}.nii.gz', path)
+        step = f"{record['recipe']['spacing']:g} mm"
+        problems += [(path.name, f'no voxel of {name} is left on the grid of {step}', False) for name in vanished]
+        if missing:
+            more = ' and others'*bool(missing[3:])
+            problems.append((path.name, f"no voxel of {', '.join(missing[:3])}{more}", True))
+    return DataReport('labelmaps', kept.name, f'{len(files)} label maps', problem_table(problems))

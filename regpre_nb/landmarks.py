@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from .claims import Claim, gains
-from .metrics import bootstrap_interval, paired_wilcoxon
-from .report import Comparison, _compared, published
+from .metrics import interval_text
+from .report import Comparison, _compared, compare_values, published
 from .volumes import InputError
 
 # %% ../nbs/14c_landmarks.ipynb #eee51248
@@ -52,8 +52,7 @@ def compare_errors(scores: pd.DataFrame,     # per_subject.csv of a cohort with 
                   ) -> Comparison:           # of errors in mm; below 0 the first is better
     "The paired comparison of two methods over cases."
     one, other = error_units(scores), error_units(reference)
-    test = paired_wilcoxon(one, other)
-    return Comparison(test.difference, *bootstrap_interval(one - other, seed), test.p_value, test.pairs)
+    return compare_values(one, other, seed)
 
 # %% ../nbs/14c_landmarks.ipynb #80636465
 def landmark_table(scores: Mapping[str, pd.DataFrame],  # label -> per_subject.csv, the same pairs in each
@@ -62,7 +61,8 @@ def landmark_table(scores: Mapping[str, pd.DataFrame],  # label -> per_subject.c
                   ) -> pd.DataFrame:                    # one row a label
     "Averages of several methods, with paired tests over cases."
     compared = _compared(scores, reference, partial(compare_errors, seed=seed))
-    alone = {'compared with': ''} | dict.fromkeys(('difference', 'low', 'high', 'p', 'p (Holm)'), np.nan)
+    alone = {'compared with': ''} | dict.fromkeys((
+        'difference', 'low', 'high', 'lowest difference', 'highest difference', 'p', 'p (Holm)'), np.nan)
     return pd.DataFrame([{'method': label, **average_error(frame), **compared.get(label, alone)}
                          for label, frame in scores.items()])
 
@@ -81,6 +81,15 @@ def case_table(scores: Mapping[str, pd.DataFrame],  # label -> per_subject.csv, 
     return table.rename_axis('case').reset_index()
 
 # %% ../nbs/14c_landmarks.ipynb #e4f12ba2
+def _difference(row) -> str:
+    "A difference of errors with its interval, or with the range of what was compared; blank where nothing was."
+    if np.isnan(row['difference']): return ''
+    count, unit = (row['cases'], 'case') if row['cases'] > 1 else (row['points'], 'landmark')
+    interval, ends = ([row[f'{end}{what}'] for end in pair] for pair, what in (
+        (('low', 'high'), ''), (('lowest', 'highest'), ' difference')))
+    return f'{row["difference"]:+.3f} ({interval_text(interval, ends, int(count), "{:+.3f}", unit)})'
+
+
 def readable_errors(table: pd.DataFrame,  # from `landmark_table`
                    ) -> pd.DataFrame:     # text, a few columns
     "The averages as people read them."
@@ -88,7 +97,7 @@ def readable_errors(table: pd.DataFrame,  # from `landmark_table`
     rows = [{'method': row['method'], 'TRE (mm)': number(row, '{:.3f} ± {:.3f}', 'mean', 'sd_pooled'),
              '%NDV': number(row, '{:.4f}', 'ndv_percent'),
              'cases (points)': f'{row["cases"]:.0f} ({row["points"]:.0f})', 'compared with': row['compared with'],
-             'difference (mm)': number(row, '{:+.3f} ({:+.3f} to {:+.3f})', 'difference', 'low', 'high'),
+             'difference (mm)': _difference(row),
              'p': number(row, '{:.2g}', 'p'), 'p (Holm)': number(row, '{:.2g}', 'p (Holm)')}
             for _, row in table.iterrows()]
     return pd.DataFrame(rows)
@@ -127,14 +136,15 @@ def leave_one_out(validation: pd.DataFrame,  # validation.jsonl of a run on a co
 # %% ../nbs/14c_landmarks.ipynb #1b2a19de
 def _millimetres(found: Comparison) -> str:
     "A difference of errors with its interval and test."
-    unit = 'landmarks' if found.subjects > 20 else 'cases'
-    return (f'{found.difference:+.3f} mm ({found.low:+.3f} to {found.high:+.3f}; p = {found.p_value:.2g}, '
-            f'{found.subjects} {unit})')
+    unit = 'landmark' if found.subjects > 20 else 'case'
+    return (f'{found.difference:+.3f} mm ({found.between("{:+.3f}", unit)}; p = {found.p_value:.2g}, '
+            f'{found.subjects} {unit}s)')
 
 
 def _lower(found: Comparison) -> Comparison:
     "A difference of errors as a gain: above 0 where the first has the lower error."
-    return Comparison(-found.difference, -found.high, -found.low, found.p_value, found.subjects)
+    return Comparison(-found.difference, -found.high, -found.low, found.p_value, found.subjects, -found.highest,
+                      -found.lowest)
 
 
 def lung_claims(scores: Mapping[str, pd.DataFrame],  # label -> per_subject.csv

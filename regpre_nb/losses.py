@@ -270,6 +270,8 @@ def one_hot(
     "One channel a label. Nothing larger than the answer is made on the way."
     if labels.ndim != 5 or labels.shape[1] != 1:
         raise ValueError(f'one_hot: labels must have shape (B, 1, X, Y, Z), not {tuple(labels.shape)}')
+    if labels.is_floating_point() and not torch.equal(labels, labels.round()):
+        raise ValueError('one_hot: labels must be whole numbers; warp them with mode nearest')
     if labels.min() < 0 or labels.max() >= n:
         raise ValueError(f'one_hot: labels must lie in 0 to {n - 1}, '
                          f'not in {labels.min().item()} to {labels.max().item()}')

@@ -9,8 +9,9 @@ __all__ = ['ManifestRow', 'read_manifest', 'read_structures', 'folder_cohort', '
 import csv
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +19,20 @@ from nibabel import orientations
 
 from .cohorts import Cohort, _data_folder, _seeded_pairs
 from regpre_nb.volumes import (
+    MOST_VOXELS,
     InputError,
     Volume,
+    check_kept,
+    file_name,
     fit_to,
+    label_counts,
     load_grid,
     load_volume,
     make_folder,
     match,
     normalise,
+    read_rows,
+    refuse_label_map,
     replacing,
     resample,
     save_volume,
@@ -46,22 +53,6 @@ class ManifestRow:
 SPLITS = 'train', 'validation', 'test', 'atlas'
 
 
-def _read_csv(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    "Line numbers and rows of a CSV file; the columns named must be there and no row longer than the first."
-    try:
-        with open(path, newline='', encoding='utf-8-sig') as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            rows = [(reader.line_num, {k: (v or '') for k, v in row.items()}) for row in reader]
-    except (UnicodeDecodeError, csv.Error, OSError) as error:
-        raise InputError(f'{path}: cannot be read as CSV; save it as comma-separated UTF-8.') from error
-    found = [name for name in reader.fieldnames or () if name]
-    if lacking := [name for name in columns if name not in found]:
-        raise InputError(f"{path}: has the columns {found} and lacks {', '.join(lacking)}; correct its first line.")
-    for line, row in rows:
-        if None in row: raise InputError(f'{path}, line {line}: has more cells than columns; quote cells with commas.')
-    return [(line, {name: text.strip() for name, text in row.items()}) for line, row in rows]
-
-
 def _row(path: Path, line: int, cells: dict[str, str]) -> ManifestRow:
     "One row, its cells and files looked at."
     where = f"{path}, line {line} (case {cells['case'] or 'without a name'})"
@@ -70,10 +61,25 @@ def _row(path: Path, line: int, cells: dict[str, str]) -> ManifestRow:
     split = cells.get('split', '').lower()
     if split not in ('', *SPLITS):
         raise InputError(f"{where}: the split {split!r} is unknown; write one of {', '.join(SPLITS)}.")
+    if not cells['case'].isprintable():
+        raise InputError(f"{path}, line {line}: the name {cells['case']!r} holds a character that cannot be printed; "
+                         'choose another name.')
     image, labels = (path.parent/cells[name] for name in ('image', 'labels'))
     for name, file in (('image', image), ('labels', labels)):
         if not file.is_file(): raise InputError(f'{where}: there is no {name} file {file}; correct the path.')
     return ManifestRow(cells['case'], image, labels, split, where)
+
+# %% ../nbs/07c_folder.ipynb #26e6f5f0
+def _refuse_twice(rows: list[ManifestRow]) -> None:
+    "Raise `InputError` where two cells of a manifest name the same file, by whatever path or link."
+    seen: dict[tuple[int, int], tuple[str, str]] = {}
+    for row in rows:
+        for kind, file in (('image', row.image), ('label map', row.labels)):
+            known = file.stat()
+            other, case = seen.setdefault((known.st_dev, known.st_ino), (kind, row.case))
+            if (other, case) != (kind, row.case):
+                raise InputError(f'{row.where}: its {kind} {file} is also the {other} of case {case}; '
+                                 'list each file once.')
 
 # %% ../nbs/07c_folder.ipynb #86e371e4
 def read_manifest(
@@ -81,7 +87,7 @@ def read_manifest(
 ) -> list[ManifestRow]:  # in the order of the file
     "The cases of a manifest; raise `InputError` at the first row that cannot be used."
     path, lines = Path(path), {}
-    rows = [_row(path, line, cells) for line, cells in _read_csv(path, ('case', 'image', 'labels'))]
+    rows = [_row(path, line, cells) for line, cells in read_rows(path, ('case', 'image', 'labels'))]
     for row in rows:
         if row.case in lines: raise InputError(f'{row.where}: the case stands there twice; give each its own name.')
         lines[row.case] = row
@@ -91,6 +97,7 @@ def read_manifest(
     if unsaid := [row for row in cases if not row.split]:
         if len(unsaid) < len(cases):
             raise InputError(f'{unsaid[0].where}: has no split and others have; give every row one or none.')
+    _refuse_twice(rows)
     return rows
 
 # %% ../nbs/07c_folder.ipynb #b99d90c4
@@ -119,7 +126,7 @@ def read_structures(
 ) -> tuple[dict[int, str], dict[str, list[str]]]:  # id -> name; group -> names, empty where no group is given
     "The structures that count."
     structures, groups = {}, {}
-    for line, row in _read_csv(Path(path), ('id', 'name')):
+    for line, row in read_rows(path, ('id', 'name')):
         number, name = row['id'], row['name']
         if not (number.isascii() and number.isdigit() and int(number) and name):
             raise InputError(f'{path}, line {line}: needs a whole number above 0 and a name; correct it.')
@@ -143,22 +150,64 @@ def _ras_grid(row: ManifestRow) -> tuple[np.ndarray, np.ndarray]:
     with _in_row(row):
         image = load_grid(row.image)
         match(image, load_grid(row.labels))
+        if min(image.shape) == 1:
+            raise InputError(f"{image.path}: has {_by(image.shape)} voxels, which is a slice; give a whole volume.")
     order = np.argsort(orientations.io_orientation(image.affine)[:, 0])
     return np.array(image.shape)[order], np.array(image.spacing)[order]
 
 
+def _by(numbers: Sequence[float]) -> str:
+    "'1x1x2.5'."
+    return 'x'.join(f'{n:.4g}' for n in numbers)
+
+# %% ../nbs/07c_folder.ipynb #2f318497
+def _refuse_outlier(
+    rows: list[ManifestRow], values: np.ndarray, least: float, most: float, what: str, how: str,
+    shown: np.ndarray | None = None,
+) -> None:
+    "Raise `InputError` for the case whose values (cases, axes) are farthest from the median, if that is too far."
+    ratios = values/np.exp(np.median(np.log(values), axis=0))
+    far = np.maximum(ratios/most, least/ratios).max(1)  # above 1: too far
+    if far.max() <= 1: return
+    n, others = int(far.argmax()), int((far > 1).sum()) - 1
+    ratio = max(ratios[n], key=lambda r: abs(np.log(r)))
+    times = f'{ratio:.4g} times' if ratio > 1 else f'1/{1/ratio:.4g}'
+    shown = values if shown is None else shown
+    raise InputError(f"{rows[n].where}: {what} {_by(shown[n])} mm, {times} as {how} as in the median "
+                     f"({_by(np.median(shown, axis=0))} mm){', like those of ' + _cases(others) if others else ''}; "
+                     'correct the voxel size or its unit in the header, or leave the case out.')
+
+
+def _cases(count: int) -> str:
+    "'1 more case', '2 more cases'."
+    return f"{count} more case{'s'*(count > 1)}"
+
+# %% ../nbs/07c_folder.ipynb #629c3349
 def _common_grid(rows: list[ManifestRow]) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
     "Shape and voxel size (mm) that every case is brought to."
     voxels, sizes = (np.array(values) for values in zip(*map(_ras_grid, rows), strict=True))
-    spacing = np.median(sizes, axis=0).round(4)
+    _refuse_outlier(rows, np.cbrt(sizes.prod(1, keepdims=True)), 1/4, 4, 'its voxels are', 'large', sizes)
+    _refuse_outlier(rows, voxels*sizes, 1/8, 4, 'its image covers', 'long')
+    spacing = tuple(float(f'{s:.6g}') for s in np.median(sizes, axis=0))
     largest = (voxels*sizes/spacing).max(0)
-    return tuple(16*int(n) for n in np.ceil(largest/16 - 1e-2)), tuple(float(s) for s in spacing)
+    shape = tuple(16*int(n) for n in np.ceil(largest/16 - 1e-2))
+    if prod(shape) > MOST_VOXELS:
+        raise InputError(f'{rows[0].where}: one grid for this case and all others needs {_by(shape)} voxels of '
+                         f'{_by(spacing)} mm, too many; crop the images or resample them to larger voxels.')
+    return shape, spacing
+
+
+def _tamed(image: np.ndarray) -> np.ndarray:
+    "Without values that lie ten times the usual range outside of it; smoothing would spread them."
+    low, high = np.percentile(image, [0.5, 99.5])
+    return np.clip(image, low - 10*(high - low), high + 10*(high - low)) if high > low else image
 
 
 def _on_grid(volume: Volume, spacing: tuple[float, float, float], mode: str) -> np.ndarray:
     "The voxels at a voxel size, turned to right, anterior, superior."
     volume = to_ras(volume)
-    if np.allclose(volume.spacing, spacing, rtol=1e-3): return volume.data
+    if np.allclose(volume.spacing, spacing, rtol=1e-3, atol=0): return volume.data
+    if mode == 'linear': volume = replace(volume, data=_tamed(volume.data))
     return resample(volume, spacing=spacing, mode=mode).data
 
 # %% ../nbs/07c_folder.ipynb #54f47788
@@ -166,13 +215,26 @@ def _check_content(image: Volume, labels: Volume, structures: dict[int, str], li
     "Raise `InputError` where an image shows nothing or the labels are not as announced."
     if image.data.max() == image.data.min():
         raise InputError(f'{image.path}: all voxels have the same value; export it again or delete the row.')
-    present = set(np.unique(labels.data).tolist()) - {0}
+    present = set(label_counts(labels.data))
+    refuse_label_map(image, present | set(structures))
     if not present & set(structures):
         raise InputError(f'{labels.path}: the label map holds none of the labels {list(structures)[:10]}; '
                          'correct it or delete the row.')
     if not listed and (unknown := sorted(present - set(structures))):
         raise InputError(f'{labels.path}: the label map holds the labels {unknown[:10]}, which the first one lacks; '
                          'list the labels that count in labels.csv.')
+
+
+def _brought(
+    image: Volume, labels: Volume, spacing: tuple[float, float, float], structures: dict[int, str],
+) -> tuple[np.ndarray, np.ndarray]:
+    "Image in [0, 1] and label map with these voxels (mm); raise `InputError` where something is lost."
+    grey, numbers = normalise(_on_grid(image, spacing, 'linear')), _on_grid(labels, spacing, 'nearest')
+    check_kept(labels, numbers, structures, f'the common grid of {_by(spacing)} mm')
+    if not grey.any():
+        raise InputError(f'{image.path}: nothing is left of it on the common grid of {_by(spacing)} mm; '
+                         'delete the row, or bring all cases to one finer grid.')
+    return grey, np.where(np.isin(numbers, list(structures)), numbers, 0)
 
 
 def _read_row(
@@ -184,11 +246,11 @@ def _read_row(
         image, labels = load_volume(rows[case].image), load_volume(rows[case].labels, labels=True)
         match(image, labels)
         _check_content(image, labels, structures, listed)
-    grey, numbers = _on_grid(image, spacing, 'linear'), _on_grid(labels, spacing, 'nearest')
-    numbers = np.where(np.isin(numbers, list(structures)), numbers, 0)
-    return fit_to(normalise(grey), shape), fit_to(numbers, shape)
+        labels = replace(labels, affine=image.affine)  # the two may differ by a rounding
+        grey, numbers = _brought(image, labels, spacing, structures)
+    return fit_to(grey, shape), fit_to(numbers, shape)
 
-
+# %% ../nbs/07c_folder.ipynb #7ef268e9
 def _labels_present(row: ManifestRow) -> dict[int, str]:
     "Every label of one label map, named by its number."
     with _in_row(row):
@@ -228,6 +290,7 @@ def folder_cohort(
     read = partial(_read_row, rows={row.case: row for row in rows}, shape=shape, spacing=spacing,
                    structures=structures, listed=listed)
     return Cohort(
+        made_from={row.case: (row.image, row.labels) for row in rows}.__getitem__,
         name='folder', description=f'volumes listed in {path.parent.resolve().name}/manifest.csv', simulated=False,
         shape=shape, spacing=spacing, structures=structures, atlas=atlas, train=parts['train'],
         validation=parts['validation'], validation_pairs=validation_pairs, test_pairs=test_pairs, read=read,
@@ -243,7 +306,7 @@ def export_folder(
     folder, lines = make_folder(Path(folder)), []
     affine = np.diag([*cohort.spacing, 1.])
     for case in cases:
-        files = [f"{case.replace('/', '_')}_{kind}.nii.gz" for kind in ('image', 'labels')]
+        files = [f'{file_name(case)}_{kind}.nii.gz' for kind in ('image', 'labels')]
         for file, data in zip(files, (cohort.image(case), cohort.labels(case)), strict=True):
             save_volume(Volume(data[0].numpy(), affine), folder/file)
         split = 'atlas' if case == cohort.atlas else 'train' if case in cohort.train else (

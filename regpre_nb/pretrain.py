@@ -4,26 +4,41 @@
 
 # %% auto #0
 __all__ = ['PRETRAIN', 'PRETRAIN_TRAINING', 'ABLATIONS', 'PretrainSettings', 'distillation', 'pretraining_loss',
-           'validation_dice', 'random_validation', 'random_batches', 'loss_validation', 'pretrain']
+           'check_displacement', 'predict', 'validation_dice', 'random_validation', 'random_batches', 'loss_validation',
+           'pretrain']
 
 # %% ../nbs/09_pretrain.ipynb #a10be4b2
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import nn
 
 from .heads import Prediction, PretrainingNetwork
-from .losses import diffusion, gaussian_kl, local_ncc, one_hot, soft_dice
+from .losses import Kernel, diffusion, gaussian_kl, local_ncc, one_hot, soft_dice
 from .metrics import dice_per_label
 from .random_images import AMPLITUDES, RandomPairs, random_pair
-from .spatial import warp
-from .training import FitResult, TrainSettings, fit, load_weights, save_weights, step_generator
+from .spatial import Preset, checked, warp
+from regpre_nb.training import (
+    FitResult,
+    TrainSettings,
+    check_values,
+    fit,
+    load_weights,
+    odd,
+    real,
+    save_weights,
+    step_generator,
+    whole,
+)
+from .volumes import InputError
 
 # %% ../nbs/09_pretrain.ipynb #3ea57608
+@checked
 @dataclass(frozen=True)
 class PretrainSettings:
     "What the proxy task is, and how its loss is put together."
@@ -31,24 +46,20 @@ class PretrainSettings:
     n_labels: int = 16                             # shapes compete in as many channels
     cell: float = 32                               # lattice cell of the noise, voxels
     amplitudes: tuple[float, ...] = AMPLITUDES     # of the random velocities
-    similarity: str = 'ncc'                        # 'ncc' of the images, or 'dice' of their label maps
+    similarity: Literal['ncc', 'dice'] = 'ncc'     # 'ncc' of the images, or 'dice' of their label maps
     window: int = 9                                # of the local correlation, voxels
-    kernel: str = 'gauss'                          # of the local correlation: 'gauss' or 'box'
+    kernel: Kernel = 'gauss'                       # of the local correlation
     diffusion_weight: float = 1.0                  # lambda
     kl_weight: float = 1e-7                        # eta; 0 leaves the KL term out
-    kl_direction: str = 'ensemble||stage'          # or 'stage||ensemble'
+    kl_direction: Literal['ensemble||stage', 'stage||ensemble'] = 'ensemble||stage'  # which of the two comes first
     sample: bool = False                           # warp by a draw from the ensemble instead of its mean
     detach_ensemble: bool = False                  # no gradient of the KL term into the ensemble
     validation_pairs: int = 50                     # fixed, from a seed of their own
-    preset: str = 'paper'                          # of generator, heads and correlation
+    preset: Preset = 'paper'                       # of generator, heads and correlation
 
     def __post_init__(self):
-        choices = {'similarity': ('ncc', 'dice'), 'kl_direction': ('ensemble||stage', 'stage||ensemble'),
-                   'kernel': ('gauss', 'box'), 'preset': ('paper', 'released')}
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f'PretrainSettings: {name} is {getattr(self, name)!r}, '
-                                 f'it must be one of {", ".join(allowed)}')
+        check_values(self, {'window': odd(3), 'diffusion_weight': real(0), 'kl_weight': real(0),
+                            'n_labels': whole(1), 'cell': real(0, above=True), 'validation_pairs': whole(1)})
 
 # %% ../nbs/09_pretrain.ipynb #6b0f42ab
 PRETRAIN = {
@@ -99,19 +110,49 @@ def pretraining_loss(network: nn.Module,              # a PretrainingNetwork
         loss = loss + settings.kl_weight * parts['kl']
     return loss, {name: part.detach() for name, part in parts.items()}
 
+# %% ../nbs/09_pretrain.ipynb #9a4e0c11
+def check_displacement(displacement: torch.Tensor,  # what a method found
+                       fixed: torch.Tensor,         # (1, 1, X, Y, Z)
+                       pair: str,                   # its name in the sentence
+                      ) -> torch.Tensor:            # the same, if it can be scored
+    "Refuse what is no displacement of the pair: it would be scored as if the pair had been left unregistered."
+    wanted = (1, 3, *fixed.shape[2:])
+    if not isinstance(displacement, torch.Tensor) or tuple(displacement.shape) != wanted:
+        found = getattr(displacement, 'shape', type(displacement).__name__)
+        raise InputError(f'{pair}: a displacement of shape {wanted} is needed, and this is '
+                         f'{tuple(found) if isinstance(found, tuple) else found}; return voxels on the grid of fixed.')
+    if not displacement.is_floating_point() or not displacement.isfinite().all():
+        raise InputError(f'{pair}: the displacement is not finite everywhere; the weights are not usable, '
+                         'train again with a lower learning rate or with gradient_clip.')
+    return displacement
+
+
+def predict(network: Callable,     # moving, fixed -> displacement or `Prediction`
+            moving: torch.Tensor,  # (1, 1, X, Y, Z)
+            fixed: torch.Tensor,   # (1, 1, X, Y, Z)
+            pair: str,             # its name in the sentence
+           ) -> torch.Tensor:      # (1, 3, X, Y, Z), voxels
+    "Register a pair with a network; where this fails, say on which pair."
+    try: found = network(moving, fixed)
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f'{pair}: the network failed on images {tuple(fixed.shape)} on {fixed.device} ({error}); '
+                         'bring it to the same device and check the size that it needs.') from error
+    displacement = found.displacement if isinstance(found, Prediction) else found
+    return check_displacement(displacement, fixed, pair)
+
 # %% ../nbs/09_pretrain.ipynb #d20193f4
+@checked
 @torch.no_grad()
 def validation_dice(network: nn.Module,    # moving, fixed -> displacement or `Prediction`
                     pairs: Iterable[dict[str, torch.Tensor]],  # moving, fixed and the labels of both
                     ids: Sequence[int],    # labels that count
-                    preset: str = 'paper', # sampling convention, see `warp`
+                    preset: Preset = 'paper', # sampling convention, see `warp`
                    ) -> dict[str, float]:  # score and dice, for `fit`
     "Mean Dice over pairs; labels are warped by the nearest neighbour."
     device, scores = next(network.parameters()).device, []
-    for pair in pairs:
+    for place, pair in enumerate(pairs, 1):
         pair = {name: tensor.to(device) for name, tensor in pair.items()}
-        found = network(pair['moving'], pair['fixed'])
-        displacement = found.displacement if isinstance(found, Prediction) else found
+        displacement = predict(network, pair['moving'], pair['fixed'], f'validation pair {place}')
         labels = warp(pair['moving_labels'], displacement, 'nearest', preset)
         scores.append(dice_per_label(labels, pair['fixed_labels'], ids).nanmean().item())
     return {'score': float(np.mean(scores)), 'dice': float(np.mean(scores))}

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 import torch
@@ -18,6 +19,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+from .spatial import checked
 from .training import TrainSettings, make_optimiser, share_generator
 
 # %% ../nbs/17_profiling.ipynb #6ba9e21f
@@ -27,13 +29,14 @@ def _clock(device):
     return time.perf_counter()
 
 # %% ../nbs/17_profiling.ipynb #5f1ec03a
+@checked
 class TrainingStep:
     "One step of `fit` on its own: batch, forward pass with loss, backward pass, optimiser."
     def __init__(self,
                  network: nn.Module,       # trained in place, on its own device
                  loss_function: Callable,  # (network, batch) -> (loss, dict of scalars)
                  make_batch: Callable,     # (number, generator) -> dict of tensors
-                 precision: str = 'no',    # 'no' is float32, 'bf16' as in `TrainSettings`
+                 precision: Literal['no', 'bf16'] = 'no',  # 'no' is float32, 'bf16' as in `TrainSettings`
                 ):
         self.network, self.loss_function, self.make_batch = network.train(), loss_function, make_batch
         self.optimiser = make_optimiser(network, TrainSettings(steps=1, precision=precision))

@@ -14,12 +14,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .spatial import compiled, integrate, interpolate, resize_displacement, warp
+from .spatial import Preset, checked, compiled, integrate, interpolate, resize_displacement, warp
 
 # %% ../nbs/01_random_images.ipynb #a86eb45f
+@checked
 def gradient_directions(longitude: torch.Tensor, # any shape, uniform in [0, 1)
                         latitude: torch.Tensor,  # same shape, uniform in [0, 1)
-                        preset: str = 'paper',   # 'released': uniform polar angle, as in the authors' code
+                        preset: Preset = 'paper', # 'released': uniform polar angle, as in the authors' code
                        ) -> torch.Tensor:        # (3, ...), unit vectors
     "Random directions from two uniform numbers; uniform on the sphere for `preset='paper'`."
     theta = 2 * math.pi * longitude
@@ -61,6 +62,10 @@ def perlin_lattice(shape: tuple,               # (X, Y, Z), samples
                    stride: float = 1,          # distance of the samples, voxels
                   ) -> tuple[torch.Tensor, list[torch.Tensor]]:  # directions and positions for `evaluate_perlin`
     "Random lattice vectors under a grid of samples, with a random phase for each channel."
+    if len(shape) != 3 or min(shape) < 1 or channels < 1 or not 0 < cell < math.inf:
+        raise ValueError('Perlin noise: the three sizes, channels and cell must be positive, '
+                         f'got {tuple(shape)}, {channels}, {cell}')
+
     def rand(*size): return torch.rand(*size, generator=generator, device=generator.device)
 
     step = stride / cell
@@ -77,9 +82,7 @@ def perlin_noise(shape: tuple,               # (X, Y, Z)
                  stride: float = 1,          # distance of the samples, voxels; `shape` counts samples
                 ) -> torch.Tensor:           # (channels, X, Y, Z), within about [-1, 1]
     "Multi-channel fractal Perlin noise; every channel has its own lattice with a random phase."
-    if min(shape) < 1 or channels < 1 or octaves < 1 or cell <= 0:
-        raise ValueError('perlin_noise(): shape, channels, octaves and cell must be positive, '
-                         f'got {shape}, {channels}, {octaves}, {cell}')
+    if octaves < 1: raise ValueError(f'perlin_noise(): octaves must be 1 or more, got {octaves}')
     total = 0
     for octave in range(octaves):
         lattice = perlin_lattice(shape, generator, channels, cell / 2 ** octave, stride)
@@ -118,13 +121,15 @@ def _largest(channels):
     return winner
 
 # %% ../nbs/01_random_images.ipynb #ccd7d1f7
+@checked
 def random_shapes(shape: tuple,               # (X, Y, Z)
                   generator: torch.Generator, # source of randomness; its device is the labels' device
-                  n_labels: int = 16,         # channels that compete; at most 256
+                  n_labels: int = 16,         # channels that compete, 2 to 256
                   cell: float = 32,           # edge of a lattice cell, voxels; not used by 'released'
-                  preset: str = 'paper',      # 'released' samples as the authors' code does
+                  preset: Preset = 'paper',   # 'released' samples as the authors' code does
                  ) -> torch.Tensor:           # (1, 1, X, Y, Z), uint8 labels 0 .. n_labels - 1
     "A label map of random shapes: the argmax over channels of Perlin noise (paper, figure 2)."
+    if not 2 <= n_labels <= 256: raise ValueError(f'random_shapes(): n_labels must be 2 to 256, got {n_labels}')
     if preset == 'released':
         return _largest(_released_noise(shape, generator, 1, 1, 16)[0] for _ in range(n_labels))[None, None]
     lattices = [perlin_lattice(shape, generator, 1, cell) for _ in range(n_labels)]
@@ -173,11 +178,12 @@ def random_velocity(shape: tuple,               # (X, Y, Z), samples
     return (coarse + 0.5 * fine * two_octaves)[None]
 
 # %% ../nbs/01_random_images.ipynb #0e6086ad
+@checked
 def random_displacement(shape: tuple,               # (X, Y, Z)
                         generator: torch.Generator, # source of randomness; its device is the field's device
                         cell: float = 32,           # edge of a lattice cell, voxels
                         amplitudes: Sequence[float] = AMPLITUDES,  # one is chosen
-                        preset: str = 'paper',      # 'released' scales the displacement, which folds
+                        preset: Preset = 'paper',   # 'released' scales the displacement, which folds
                        ) -> torch.Tensor:           # (1, 3, X, Y, Z), voxels
     "A random diffeomorphism: a scaled random velocity, integrated (paper, figure 3)."
     if preset == 'released':
@@ -190,6 +196,8 @@ def random_displacement(shape: tuple,               # (X, Y, Z)
 
 def _draw_amplitude(amplitudes, generator):
     "One of the amplitudes, as a tensor on the generator's device: nothing is copied from or to the host."
+    if len(amplitudes) == 0 or not all(map(math.isfinite, amplitudes)):
+        raise ValueError(f'random displacement: amplitudes must be one number or more, got {amplitudes}')
     choice = torch.randint(len(amplitudes), (1, 1, 1, 1, 1), generator=generator, device=generator.device)
     return sum(amplitude * (choice == i) for i, amplitude in enumerate(amplitudes))
 
@@ -238,16 +246,18 @@ def _deform(labels, intensities, coarse, keep):
     return warped, warped_labels, displacement
 
 # %% ../nbs/01_random_images.ipynb #2cf4e47c
+@checked
 def random_pair(shape: tuple,               # (X, Y, Z), 16 or more along each axis
                 generator: torch.Generator, # source of randomness; its device is the pair's device
-                n_labels: int = 16,         # labels that compete
+                n_labels: int = 16,         # labels that compete, 2 to 256
                 cell: float = 32,           # edge of a lattice cell, voxels
                 amplitudes: Sequence[float] = AMPLITUDES,  # of the velocity
-                preset: str = 'paper',      # or 'released'
+                preset: Preset = 'paper',   # or 'released'
                 displacements: bool = True, # False: without the displacements, which training does not need
                ) -> dict[str, torch.Tensor]: # moving, fixed; moving_labels, moving_displacement and the like
     "One random pair with its label maps and the two displacements that made it, each with a batch axis of one."
-    if min(shape) < 16: raise ValueError(f'random_pair(): every axis needs 16 voxels or more, got {tuple(shape)}')
+    if len(shape) != 3 or min(shape) < 16:
+        raise ValueError(f'random_pair(): each of the three axes needs 16 voxels or more, got {tuple(shape)}')
     labels = random_shapes(shape, generator, n_labels, cell, preset)
     intensities = random_intensities(n_labels, generator)
     if preset == 'paper': intensities = _stretched(intensities, labels)

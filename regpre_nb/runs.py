@@ -13,12 +13,16 @@ __all__ = ['FRACTIONS', 'SYNTH_TINY', 'CPU_STEPS', 'CPU_AMPLITUDES', 'PROFILES',
 import hashlib
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
+from weakref import ref
 
 import torch
 
@@ -36,10 +40,10 @@ from regpre_nb.pretrain import (
     random_batches,
     random_validation,
 )
-from .synthmorph import SynthMorphStyle, SynthSettings, train_synthmorph
-from .training import TrainSettings, read_log, run_environment, write_json
+from .synthmorph import SynthMorphStyle, SynthSettings, load_synthmorph, train_synthmorph
+from .training import TrainSettings, default_device, read_log, read_tensors, run_environment, write_json
 from .transmorph import SETTINGS, SwinEncoder, TransMorph, TransMorphSettings, settings_named
-from .volumes import InputError, make_folder, only_process, replacing
+from .volumes import InputError, file_fingerprint, make_folder, only_process, replacing
 
 # %% ../nbs/14_runs.ipynb #42f8a4e2
 @dataclass(frozen=True)
@@ -58,11 +62,13 @@ class Run:
     encoder: 'Run | None' = None                  # run to start from: its encoder, or its network to register with
     test_pairs: int | None = None                 # score only the first ones; None scores all
     validation_pairs: int | None = None           # validate on the first ones only
+    learned: str = ''                             # fingerprint of the data that it learns from; '': of none
 
     @property
     def key(self) -> str:
         "The name and a hash of the whole description."
-        text = json.dumps(asdict(self), sort_keys=True, default=str)
+        described = asdict(self, dict_factory=lambda pairs: dict(pair for pair in pairs if pair != ('learned', '')))
+        text = json.dumps(described, sort_keys=True, default=str)
         return f'{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}'
 
     @property
@@ -74,6 +80,47 @@ class Run:
     def chain(self) -> tuple['Run', ...]:
         "The runs that it starts from, the first one first, and itself."
         return (*(self.encoder.chain if self.encoder else ()), self)
+
+# %% ../nbs/14_runs.ipynb #0b1535e8
+@lru_cache(maxsize=256)
+def _taken_once(cohort, cases):
+    return cohort().fingerprint(cases)
+
+
+def _fingerprint(cohort, cases):
+    "Of these cases; taken once for a cohort, which is not kept in memory for it."
+    return _taken_once(ref(cohort), cases)
+
+
+def _learn_from(run, cohort):
+    "The cohort and the cases whose images a run learns from."
+    if run.images == 'random': return cohort, ()
+    if run.images not in ('cohort', 'held-out'):
+        other = load_cohort(run.images)
+        if other.shape != cohort.shape:
+            raise InputError(f'{run.images}: its images have {other.shape} voxels and those of {cohort.name} '
+                             f'{cohort.shape}; resample them to pretrain {run.name} on them.')
+        return other, other.train
+    chosen = subset(cohort.train, run.fraction, run.seed)
+    return cohort, chosen if run.images == 'cohort' else tuple(case for case in cohort.train if case not in chosen)
+
+
+def _seen(run, cohort):
+    "The cohort and the cases whose contents decide what a run learns."
+    if isinstance(run.task, PairwiseSettings): return cohort, cohort.train if len(run.task.grid) > 1 else ()
+    if not run.training or run.images == 'random': return cohort, ()
+    source, cases = _learn_from(run, cohort)
+    validation = () if run.pretrains else cohort.validation_pairs[:run.validation_pairs]
+    return source, tuple(sorted({*cases, *(case for pair in validation for case in pair)}))
+
+
+def _with_data(run, cohort):
+    "The run, with the fingerprint of what it learns from."
+    if run.images in ('cohort', 'held-out', 'random'): source, cases = _seen(run, cohort)
+    else:
+        try: source, cases = (other := load_cohort(run.images)), other.train
+        except InputError: return replace(run, learned='not at hand')
+    return replace(run, learned=_fingerprint(source, cases)) if cases else run
 
 # %% ../nbs/14_runs.ipynb #719e4f58
 @dataclass(frozen=True)
@@ -212,8 +259,9 @@ def in_domain_run(profile: str,    # a key of `PROFILES`
     "The run that pretrains an encoder on pairs of real images, without their labels."
     p, (images, fraction) = load_profile(profile, cohort), _in_domain_source(cohort)
     fraction = fraction if images == 'held-out' else 1.0
-    return Run('pretrain-in-domain', profile, cohort.name, seed, p.network, p.pretraining,
-               replace(p.pretrain_training, seed=seed), images, fraction)
+    run = Run('pretrain-in-domain', profile, cohort.name, seed, p.network, p.pretraining,
+              replace(p.pretrain_training, seed=seed), images, fraction)
+    return _with_data(run, cohort)
 
 # %% ../nbs/14_runs.ipynb #64070cc0
 def finetuning_run(profile: str,                # a key of `PROFILES`
@@ -227,9 +275,10 @@ def finetuning_run(profile: str,                # a key of `PROFILES`
     p = load_profile(profile, cohort)
     start = encoder.name.removeprefix('pretrain-') if encoder else 'baseline'
     share = 1.0 if same_steps else len(subset(cohort.train, fraction)) / len(cohort.train)
-    return Run(f'{start}-{100 * fraction:g}' + ('-same-steps' if same_steps else ''), profile, cohort.name, seed,
-               p.network, p.finetuning, replace(_shortened(p.finetune_training, share), seed=seed), 'cohort', fraction,
-               encoder=encoder, test_pairs=p.test_pairs, validation_pairs=p.validation_pairs)
+    run = Run(f'{start}-{100 * fraction:g}' + ('-same-steps' if same_steps else ''), profile, cohort.name, seed,
+              p.network, p.finetuning, replace(_shortened(p.finetune_training, share), seed=seed), 'cohort', fraction,
+              encoder=encoder, test_pairs=p.test_pairs, validation_pairs=p.validation_pairs)
+    return _with_data(run, cohort)
 
 
 def random_only_run(profile: str,    # a key of `PROFILES`
@@ -268,8 +317,9 @@ def pairwise_run(profile: str,              # a key of `PROFILES`
     own = {'network': ({},), 'instance': p.instance_grid}
     task = PairwiseSettings(method, tuple(own.get(method) or GRIDS[method][:p.choices]), limit=p.limit)
     name = method + (f'-{start.name}' if start else '')
-    return Run(name, profile, cohort.name, seed, p.network, task, encoder=start,
-               test_pairs=p.test_pairs or _atlas_pairs(cohort))
+    run = Run(name, profile, cohort.name, seed, p.network, task, encoder=start,
+              test_pairs=p.test_pairs or _atlas_pairs(cohort))
+    return _with_data(run, cohort)
 
 
 def synthmorph_run(profile: str,    # a key of `PROFILES`
@@ -419,25 +469,102 @@ def run_folder(run: Run,          # which run
     "Where a run keeps its files."
     return Path(root) / 'runs' / f'{run.profile}-{run.data}' / run.key
 
+# %% ../nbs/14_runs.ipynb #7d1f0c52
+def _weights(run, root):
+    "The files of the weights that a run has left; the first one is what other runs start from."
+    names = ('encoder',) if run.pretrains else ('final', 'model')
+    return [path for name in names if (path := run_folder(run, root) / f'{name}.safetensors').exists()]
+
+
+def _prints(paths):
+    "Name of each file -> hash of its contents."
+    return {path.name: file_fingerprint(path) for path in paths}
+
+
+def _scored_on(run, cohort):
+    "Fingerprint of the pairs that a run is scored on; '' where it is not scored."
+    if run.pretrains: return ''
+    pairs = cohort.test_pairs[:run.test_pairs]
+    contents = _fingerprint(cohort, tuple(sorted({case for pair in pairs for case in pair})))
+    return hashlib.sha256(json.dumps([pairs, contents]).encode()).hexdigest()[:16]
+
+
+def _record(folder):
+    "What made_from.json says: parent, weights, scored, seconds of training."
+    try: return json.loads((folder / 'made_from.json').read_text())
+    except (OSError, ValueError): return {}
+
+
+def _keep(folder, **known):
+    "Add to made_from.json."
+    write_json(folder / 'made_from.json', _record(folder) | known)
+
+# %% ../nbs/14_runs.ipynb #3b9c7a10
+def _damaged(path):
+    "Whether a file of weights cannot be read, or holds numbers that are none."
+    try: return not all(torch.isfinite(tensor).all() for tensor in read_tensors(path).values())
+    except InputError: return True
+
+
+def _lost(run, root):
+    "Which weights of a run are missing or damaged, in words; '' where all are there."
+    folder = run_folder(run, root)
+    known, last = _record(folder).get('weights', {}), folder / 'last.safetensors'
+    if not known and not (folder / 'run.json').exists():
+        return 'its checkpoint last.safetensors is damaged' if last.exists() and _damaged(last) else ''
+    expected = {'encoder.safetensors' if run.pretrains else 'model.safetensors'} if run.training else set()
+    for path in (folder / name for name in sorted(expected | {*known})):
+        if not path.exists(): return f'its weights {path.name} are missing'
+        changed = file_fingerprint(path) != known.get(path.name)
+        if changed and _damaged(path): return f'its weights {path.name} are damaged'
+    return ''
+
+
+def _outgrown(run, root):
+    "Why what lies in the folder of a run is nothing to go on with, in words; '' where it is."
+    folder = run_folder(run, root)
+    begun = any((folder / name).exists() for name in ('run.json', 'made_from.json', 'last.safetensors'))
+    now = _prints(_weights(run.encoder, root)) if run.encoder and begun else {}
+    if now and _record(folder).get('parent') != now:
+        return f'{run.encoder.key}, from which it started, has other weights now'
+    return _lost(run, root)
+
+
+def _rescore(run, cohort, root):
+    "Why the scores of a run do not hold, in words; '' where they do."
+    folder = run_folder(run, root)
+    known = _record(folder)
+    if run.pretrains: return ''
+    if not (folder / 'per_subject.csv').exists(): return 'its scores are missing'
+    if known.get('scored') != _scored_on(run, cohort): return 'its scores are of other data'
+    return '' if known.get('weights', {}) == _prints(_weights(run, root)) else 'its scores are of other weights'
+
+
+def outdated(run: Run,          # any
+             cohort: Cohort,    # its cohort
+             root: str | Path,  # the project's folder
+            ) -> str:           # in words; '' where nothing is, or where the run is not finished
+    "Why a finished run does not hold for the data and weights of today."
+    folder = run_folder(run, root)
+    if not (folder / 'run.json').exists(): return ''
+    if reason := _outgrown(run, root): return reason
+    return _rescore(run, cohort, root)
+
+# %% ../nbs/14_runs.ipynb #6a4d20fe
+def _set_aside(folder, reason):
+    "Move what a folder holds into a new one beside it, the mark of its end first, and say so."
+    aside = next(path for n in count(1) if not (path := folder.with_name(f'{folder.name}-before-{n}')).exists())
+    make_folder(aside)
+    kept = [path for path in folder.iterdir() if path.name not in ('.lock', 'output.txt')]
+    for path in sorted(kept, key=lambda path: path.name != 'run.json'): path.rename(aside / path.name)
+    print(f'{folder.name}: {reason}; it is made anew, and what was there lies in {aside.name}.', file=sys.stderr)
+
 # %% ../nbs/14_runs.ipynb #209a0bf4
 def _seeded(build, seed):
     "Build a module from a seed and leave the global generator as it was."
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return build()
-
-
-def _learn_from(run, cohort):
-    "The cohort and the cases whose images a run learns from."
-    if run.images == 'random': return cohort, ()
-    if run.images not in ('cohort', 'held-out'):
-        other = load_cohort(run.images)
-        if other.shape != cohort.shape:
-            raise InputError(f'{run.images}: its images have {other.shape} voxels and those of {cohort.name} '
-                             f'{cohort.shape}; resample them to pretrain {run.name} on them.')
-        return other, other.train
-    chosen = subset(cohort.train, run.fraction, run.seed)
-    return cohort, chosen if run.images == 'cohort' else tuple(case for case in cohort.train if case not in chosen)
 
 
 def _pretrain(run, cohort, folder, progress):
@@ -453,67 +580,101 @@ def _pretrain(run, cohort, folder, progress):
 
 
 def _finetune(run, cohort, folder, root, progress):
-    "Train the network of a fine-tuning run, and first the encoder that it starts from; returns the network."
+    "Train the network of a fine-tuning run."
     _, cases = _learn_from(run, cohort)
     write_manifest(cohort, cases, folder / 'cases.csv')
     if run.validation_pairs: cohort = replace(cohort, validation_pairs=cohort.validation_pairs[:run.validation_pairs])
     network = _seeded(lambda: TransMorph(run.network), run.seed)
-    encoder = train(run.encoder, root, progress) / 'encoder.safetensors' if run.encoder else None
+    encoder = _weights(run.encoder, root)[0] if run.encoder else None
     batches = random_batches(run.pairs) if run.pairs else None
     validate = random_validation(run.pairs, run.seed) if run.pairs else None
     finetune(network, cohort, cases, run.task, run.training, folder, encoder, batches, validate, progress)
-    return network
 
 
 def _synthmorph(run, folder, progress):
-    "Train a SynthMorph-style network; returns it."
+    "Train a SynthMorph-style network."
     network = _seeded(lambda: SynthMorphStyle(run.task), run.seed)
     train_synthmorph(network, run.task, run.training, folder, progress)
-    return network
 
 
 def _register(run, cohort, folder, root, progress):
     "Register pair by pair, from the network that the run starts from; write per_subject.csv and cost.csv."
-    start = train(run.encoder, root, progress) if run.encoder else None
-    files = [start / name for name in ('final.safetensors', 'model.safetensors')] if start else []
-    weights = next((path for path in files if path.exists()), None)
+    weights = _weights(run.encoder, root)[0] if run.encoder else None
     pairs, trained_on = cohort.test_pairs[:run.test_pairs], TRAINED_ON.get(run.data, run.data)
     tuning = folder.parent.parent / f'{run.profile}-{trained_on}' / '.tuning'  # for all with these training pairs
     found = register_cohort(run.task, cohort, pairs, folder, weights, tuning, progress)
     for name, frame in zip(('per_subject', 'cost'), found):
         with replacing(folder / f'{name}.csv') as path: frame.to_csv(path, index=False)
 
-
-def _score(run, network, cohort, folder, name='per_subject'):
-    "Write per_subject.csv."
-    device = next(network.parameters()).device if network else 'cpu'
-    scores = evaluate(network, cohort, cohort.test_pairs[:run.test_pairs], device)
+# %% ../nbs/14_runs.ipynb #5c0ee1a7
+def _score(run, path, cohort, folder, name):
+    "Write the scores of a network, or of the pairs as they are."
+    network = None
+    if path: network = (load_synthmorph if isinstance(run.task, SynthSettings) else load_network)(path)
+    device = default_device()
+    scores = evaluate(network and network.to(device), cohort, cohort.test_pairs[:run.test_pairs], device)
     with replacing(folder / f'{name}.csv') as path: scores.to_csv(path, index=False)
 
 
-def _score_all(run, network, cohort, folder):
+def _score_all(run, cohort, folder):
     "Score the network, and the one after the last step where a test pair has chosen the first."
-    _score(run, network, cohort, folder)
-    if not (folder / 'final.safetensors').exists(): return
-    final = load_network(folder / 'final.safetensors').to(next(network.parameters()).device)
-    _score(run, final, cohort, folder, 'per_subject_final')
+    _score(run, folder / 'model.safetensors' if run.training else None, cohort, folder, 'per_subject')
+    final = folder / 'final.safetensors'
+    if final.exists(): _score(run, final, cohort, folder, 'per_subject_final')
 
 # %% ../nbs/14_runs.ipynb #e5e9c788
-def _train(run, folder, root, progress, rank, checked):
-    "Train a run that is not finished; the process of rank 0 scores it and writes that it is done."
+def _learn(run, cohort, folder, root, progress, rank):
+    "Train, unless that is done, and keep what the run started from and what it left."
+    if not run.training or _record(folder).get('weights'): return
+    start = time.time()
+    if run.pretrains: _pretrain(run, cohort, folder, progress)
+    elif isinstance(run.task, FinetuneSettings): _finetune(run, cohort, folder, root, progress)
+    elif isinstance(run.task, SynthSettings): _synthmorph(run, folder, progress)
+    if not rank: _keep(folder, weights=_prints(_weights(run, root)), seconds=time.time() - start)
+
+
+def _make(run, folder, root, progress, rank, checked):
+    "Do what is not done of a run; the process of rank 0 scores it and writes that it is done."
     cohort, start = load_cohort(run.data), time.time()
     if not (checked or run.pretrains or cohort.simulated): check(cohort)  # every file, before hours of training
-    network = None
-    if run.pretrains: _pretrain(run, cohort, folder, progress)
-    elif isinstance(run.task, FinetuneSettings): network = _finetune(run, cohort, folder, root, progress)
-    elif isinstance(run.task, SynthSettings): network = _synthmorph(run, folder, progress)
+    if run.learned and run.learned != _with_data(run, cohort).learned:
+        raise InputError(f'{run.key}: the data that it learns from have changed since; start again.')
+    spent = _record(folder).get('seconds', 0.0)
+    if run.encoder and not rank and not spent: _keep(folder, parent=_prints(_weights(run.encoder, root)))
+    _learn(run, cohort, folder, root, progress, rank)
     if rank: return
-    if isinstance(run.task, PairwiseSettings): _register(run, cohort, folder, root, progress)
-    elif not run.pretrains: _score_all(run, network, cohort, folder)
+    if _rescore(run, cohort, root):
+        scored, weights = _scored_on(run, cohort), _prints(_weights(run, root))
+        if isinstance(run.task, PairwiseSettings): _register(run, cohort, folder, root, progress)
+        else: _score_all(run, cohort, folder)
+        _keep(folder, weights=weights, scored=scored)
+    made_from = {'learned': run.learned, **_record(folder)}
     write_json(folder / 'run.json', {'key': run.key, 'run': asdict(run), 'data': cohort.description,
-                                     'seconds': time.time() - start, 'environment': run_environment()})
+                                     'seconds': spent + time.time() - start, 'made_from': made_from,
+                                     'environment': run_environment()})
 
 # %% ../nbs/14_runs.ipynb #b33e50b3
+def _up_to_date(run, folder, root, progress, rank, checked):
+    "Make a run whatever its folder holds: nothing, a part, or what no longer agrees with data and weights."
+    done = (folder / 'run.json').exists()
+    alone = done and run.training and run.encoder and not _weights(run.encoder, root)  # what it started from is gone
+    if run.encoder and not alone: train(run.encoder, root, progress, checked)
+    if reason := _outgrown(run, root):
+        if not rank: _set_aside(folder, reason)
+        while rank and _outgrown(run, root): time.sleep(0.1)
+    elif done:
+        reason = '' if rank else outdated(run, load_cohort(run.data), root)
+        if not reason: return
+        print(f'{folder.name}: {reason}; it is scored again.', file=sys.stderr)
+    _make(run, folder, root, progress, rank, checked)
+
+
+def _note_failure(folder, error):
+    "Write failed.txt; what cannot be written is not worth another error."
+    with suppress(OSError, InputError), replacing(folder / 'failed.txt') as path:
+        path.write_text(f'{type(error).__name__}: {error}', encoding='utf-8')
+
+# %% ../nbs/14_runs.ipynb #b33e50b4
 def train(run: Run,                # what to train
           root: str | Path = '.',  # the project's folder
           progress: bool = True,   # show bars
@@ -522,7 +683,11 @@ def train(run: Run,                # what to train
     "Train and score a run, unless that is done already; go on where an earlier attempt stopped."
     folder, rank = make_folder(run_folder(run, root)), int(os.environ.get('RANK', 0))
     with nullcontext() if rank else only_process(folder):  # processes that train together share the lock of the first
-        if not (folder / 'run.json').exists(): _train(run, folder, root, progress, rank, checked)
+        if not rank: (folder / 'failed.txt').unlink(missing_ok=True)
+        try: _up_to_date(run, folder, root, progress, rank, checked)
+        except Exception as error:
+            _note_failure(folder, error)
+            raise
     return folder
 
 # %% ../nbs/14_runs.ipynb #72d2ba4d
@@ -541,7 +706,7 @@ def rehearsal(run: Run,  # any
 
     training = run.training and replace(run.training, steps=1, steps_per_epoch=1, validate_every=1)
     return replace(run, training=training, task=once(run.task), pairs=once(run.pairs), test_pairs=1, validation_pairs=1,
-                   encoder=run.encoder and rehearsal(run.encoder))
+                   learned='', encoder=run.encoder and rehearsal(run.encoder))
 
 
 def same_step(run: Run,  # any

@@ -15,6 +15,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from inspect import Parameter, signature
 from math import inf
+from numbers import Integral
 from types import NoneType, UnionType
 from typing import Literal, Union, get_args, get_origin, get_type_hints
 
@@ -142,6 +143,9 @@ def read_at(volume: torch.Tensor, # (C, X, Y, Z), floating
             index: torch.Tensor,  # (3, ...), voxel indices, type of `volume`
            ) -> torch.Tensor:     # (C, ...)
     "Read a volume between its voxels, linearly."
+    if volume.ndim != 4 or len(index) != 3:
+        raise ValueError('read_at(): volume must have shape (C, X, Y, Z) and index (3, ...), '
+                         f'got {tuple(volume.shape)} and {tuple(index.shape)}')
     last = torch.tensor(volume.shape[1:], device=volume.device).sub(1).clamp(min=1)
     where = (2 * index.flatten(1).T / last - 1).flip(-1).view(1, -1, 1, 1, 3)  # grid_sample wants the last axis first
     read = F.grid_sample(volume[None], where, padding_mode='border', align_corners=True)
@@ -154,6 +158,7 @@ def compose(outer: torch.Tensor,   # (B, 3, X, Y, Z), voxels; applied to where `
             preset: Preset = 'paper', # sampling convention, see `warp`
            ) -> torch.Tensor:      # (B, 3, X, Y, Z), voxels
     "The displacement of the map `outer ∘ inner`: warping by it equals warping by `outer` first, then by `inner`."
+    _check_field(outer, 'compose', 'outer')
     return inner + warp(outer, inner, preset=preset)
 
 # %% ../nbs/00_spatial.ipynb #8c7eb8c7
@@ -178,6 +183,17 @@ def _without_autocast(tensor):
     return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
+def _check_size(size, function):
+    if len(size) != 3 or any(not isinstance(n, Integral) or n < 1 for n in size):
+        raise ValueError(f'{function}(): size must be three whole numbers, 1 or more, got {tuple(size)}')
+
+
+def _check_volume(volume, function):
+    if volume.ndim != 5 or not volume.is_floating_point():
+        raise ValueError(f'{function}(): a volume must be floating and have shape (B, C, X, Y, Z), '
+                         f'got {volume.dtype} and {tuple(volume.shape)}')
+
+
 def _interpolation_matrix(n, m, like):
     "Weights `(m, n)` of n voxels for m voxels over the same field of view."
     voxel = torch.arange(n, device=like.device)
@@ -189,6 +205,8 @@ def interpolate(volume: torch.Tensor, # (B, C, X, Y, Z), floating
                 size: tuple,          # (X', Y', Z')
                ) -> torch.Tensor:     # (B, C, X', Y', Z'), type of `volume`
     "Trilinear interpolation over the same field of view, border values outside; one matrix product an axis."
+    _check_volume(volume, 'interpolate')
+    _check_size(size, 'interpolate')
     x, y, z = (_interpolation_matrix(n, m, volume) if n != m else None for n, m in zip(volume.shape[2:], size))
     with _without_autocast(volume):
         if x is not None: volume = (x @ volume.flatten(3)).unflatten(3, volume.shape[3:])
@@ -202,6 +220,8 @@ def resize_image(image: torch.Tensor, # (B, C, X, Y, Z), any range
     "Resize over the same field of view: averages where the size is a whole fraction, trilinear otherwise."
     shape, size = tuple(image.shape[2:]), tuple(size)
     if size == shape: return image
+    _check_volume(image, 'resize_image')
+    _check_size(size, 'resize_image')
     if all(n % m == 0 for n, m in zip(shape, size)): return F.avg_pool3d(image, [n // m for n, m in zip(shape, size)])
     return interpolate(image, size)
 
@@ -213,6 +233,7 @@ def resize_displacement(displacement: torch.Tensor, # (B, 3, X, Y, Z), voxels of
     _check_field(displacement, 'resize_displacement', 'displacement')
     shape, size = tuple(displacement.shape[2:]), tuple(size)
     if size == shape: return displacement
+    _check_size(size, 'resize_displacement')
     scaled = [component * (m / n) for component, m, n in zip(displacement.unbind(1), size, shape)]
     return interpolate(torch.stack(scaled, dim=1), size)
 

@@ -32,9 +32,8 @@ from regpre_nb.training import (
     FitResult,
     TrainSettings,
     fit,
-    from_json,
+    load_described,
     load_weights,
-    read_metadata,
     save_weights,
     step_generator,
 )
@@ -244,13 +243,7 @@ def train_synthmorph(model: SynthMorphStyle,   # trained in place; ends with the
 def load_synthmorph(path: str | Path,    # model.safetensors of `train_synthmorph`
                    ) -> SynthMorphStyle: # on the CPU, in evaluation mode
     "Build the SynthMorph-style network that a file describes and load its weights."
-    described = read_metadata(path).get('synthmorph')
-    if described is None:
-        raise InputError(f'{path} does not describe a SynthMorph-style network; '
-                         'use a model.safetensors that train_synthmorph wrote.')
-    network = SynthMorphStyle(from_json(SynthSettings, described))
-    load_weights(network, path)
-    return network.eval()
+    return load_described(path, 'synthmorph', SynthSettings, SynthMorphStyle)
 
 # %% ../nbs/11a_synthmorph.ipynb #43f2c8ce
 class OfficialSynthMorph(nn.Module):

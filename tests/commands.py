@@ -7,7 +7,9 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from forked import call
 
+from regpre_nb.cli import main
 from regpre_nb.ixi import make_ixi_like
 
 BIN = Path(sys.executable).parent
@@ -24,10 +26,21 @@ def environment(**changes: object) -> dict[str, str]:
     return kept | {key: str(value) for key, value in changes.items()}
 
 
-def regpre(*arguments: object, cwd: Path | None = None, **variables: object) -> subprocess.CompletedProcess:
+def installed(*arguments: object, cwd: Path | None = None, **variables: object) -> subprocess.CompletedProcess:
     "Run the installed command."
     return subprocess.run([COMMAND, *map(str, arguments)], cwd=cwd, env=environment(**variables),
-                          capture_output=True, text=True, timeout=900)
+                          capture_output=True, text=True)
+
+
+def _main(*arguments: str) -> None:
+    "The entry point of the command."
+    sys.argv = ['regpre', *arguments]
+    main()
+
+
+def regpre(*arguments: object, cwd: Path | None = None, **variables: object) -> subprocess.CompletedProcess:
+    "Run the command as `installed` does, without starting Python and importing everything again."
+    return call(_main, *map(str, arguments), cwd=cwd, variables=environment(**variables))
 
 
 def case(number: str) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 import pandas as pd
 import pytest
-from commands import environment, hippocampus_like, ixi_like, listed, regpre
+from commands import environment, hippocampus_like, installed, ixi_like, listed, regpre
 from conftest import ROOT
 
 from regpre_nb.cohorts import COHORTS, load_cohort
@@ -33,7 +33,7 @@ def test_help(command):
 
 
 def test_version():
-    done = regpre('--version')
+    done = installed('--version')
     assert (done.returncode, done.stdout) == (0, version('regpre_nb') + '\n')
 
 
@@ -86,7 +86,7 @@ def test_train(tmp_path):
     hippocampus_like(data)
     run = initial_run('smoke', load_cohort('hippocampus', data), 0)
     asked = 'train', run.key, '--profile', 'smoke', '--data', 'hippocampus', '--root', root
-    done = regpre(*asked, REGPRE_DATA=data, PYTHONPATH=hook)
+    done = installed(*asked, REGPRE_DATA=data, PYTHONPATH=hook)
     folder = run_folder(run, root)
     assert (done.returncode, done.stdout) == (0, f'{folder}\n'), done.stderr
     scores = pd.read_csv(folder / 'per_subject.csv')
@@ -163,7 +163,7 @@ def test_template_is_offline(tmp_path):
     "The template comes with the installed packages."
     (tmp_path / 'sitecustomize.py').write_text(NO_NETWORK)
     run = initial_run('smoke', load_cohort('template'), 0)
-    done = regpre('train', run.key, '--profile', 'smoke', '--root', tmp_path / 'out', PYTHONPATH=tmp_path)
+    done = installed('train', run.key, '--profile', 'smoke', '--root', tmp_path / 'out', PYTHONPATH=tmp_path)
     assert done.returncode == 0 and (run_folder(run, tmp_path / 'out') / 'run.json').is_file(), done.stderr
 
 

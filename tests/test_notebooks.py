@@ -11,6 +11,7 @@ import warnings
 import nbformat
 import pytest
 from conftest import ALL, LIBRARY, ROOT, STUDIES, cells, name, notebooks, parsed, source
+from forked import call, run_page
 
 PACKAGE = ROOT / 'regpre_nb'
 MODULES = sorted(path for path in PACKAGE.rglob('*.py') if path.name != '_modidx.py')
@@ -28,8 +29,7 @@ def run(*command: str, cwd=ROOT) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize('path', notebooks(''), ids=name)
 def test_runs(path):
     "By nbdev's own runner; the studies are run by the smoke reproduction instead."
-    code = 'import sys; from nbdev.test import nbdev_test; nbdev_test(path=sys.argv[1], n_workers=0)'
-    done = run(sys.executable, '-c', code, str(path))
+    done = call(run_page, str(path))
     assert done.returncode == 0 and 'Success.' in done.stdout, f'{done.stdout}\n{done.stderr[-4000:]}'
 
 
@@ -97,12 +97,6 @@ def test_sync(tmp_path):
     stored = {name(path): path.read_bytes() for path in PACKAGE.rglob('*.py')}
     differ = [file for file in sorted(fresh | stored) if fresh.get(file) != stored.get(file)]
     assert not differ, f'{differ} is not what the notebooks export: run `make prepare`'
-
-
-def test_readme():
-    "README.md is what index.ipynb gives."
-    done = run(sys.executable, 'tools/readme.py', '--check')
-    assert done.returncode == 0, done.stderr
 
 
 # Structure of the code

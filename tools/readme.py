@@ -1,17 +1,37 @@
-"Write README.md from nbs/index.ipynb. With --check: write nothing, exit 1 if README.md is not what would be written."
+"""Write README.md from nbs/index.ipynb and the files under results/.
+
+The notebook stores no output: what its code cells display is made here, whenever the page is written.
+With --check: write nothing, exit 1 if README.md is not what would be written.
+"""
+import ast
 import re
 import sys
+from contextlib import chdir
 from pathlib import Path
 
 import nbformat
 from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).resolve().parent.parent
-HEADER = '<!-- Generated from nbs/index.ipynb by tools/readme.py: edit the notebook. -->\n\n'
-HIDDEN = re.compile(r'^#\|\s*(hide|default_exp|exporti?)\b', re.M)
-SILENT = re.compile(r'^#\|\s*echo:\s*false', re.M)
+HEADER = '<!-- Generated from nbs/index.ipynb and results/ by tools/readme.py: edit the notebook. -->\n\n'
 DIRECTIVE = re.compile(r'^#\|.*\n?', re.M)
 LINK = re.compile(r'\]\((?!\w+:|[#/])([^)\s]+)\)')
+
+
+def displayed(code: str, folder: Path) -> str:
+    "The Markdown that a cell ends with, made now; paths in it are relative to the folder."
+    *body, last = ast.parse(code).body
+    names: dict = {}
+    with chdir(folder):
+        exec(compile(ast.Module(body, []), 'index.ipynb', 'exec'), names)
+        return eval(compile(ast.Expression(last.value), 'index.ipynb', 'eval'), names).data
+
+
+def front_cells(cells: list[dict], folder: Path) -> list[dict]:
+    "The cells of index.ipynb, those of code replaced by what they display."
+    return [cell if cell['cell_type'] != 'code' else
+            {'cell_type': 'markdown', 'id': cell['id'], 'metadata': {},
+             'source': displayed(DIRECTIVE.sub('', ''.join(cell['source'])), folder)} for cell in cells]
 
 
 def from_nbs(path: str) -> str:
@@ -19,16 +39,11 @@ def from_nbs(path: str) -> str:
     return path[3:] if path.startswith('../') else f'nbs/{path}'
 
 
-def readme() -> str:
+def readme(root: Path = ROOT) -> str:
     "The text of README.md."
-    notebook = nbformat.read(ROOT / 'nbs' / 'index.ipynb', as_version=4)
+    notebook = nbformat.read(root / 'nbs' / 'index.ipynb', as_version=4)
     notebook.metadata['language_info'] = {'name': 'python'}  # else the code fences have no language
-    cells = [cell for cell in notebook.cells if not HIDDEN.search(cell.source)]
-    for cell in cells:
-        if cell.cell_type != 'code': continue
-        cell.metadata['transient'] = {'remove_source': bool(SILENT.search(cell.source))}
-        cell.source = DIRECTIVE.sub('', cell.source)
-    notebook.cells = cells
+    notebook.cells = [nbformat.from_dict(cell) for cell in front_cells(notebook.cells, root / 'nbs')]
     body, _ = MarkdownExporter().from_notebook_node(notebook)
     body = LINK.sub(lambda link: f']({from_nbs(link[1])})', body)
     return HEADER + re.sub(r'\n{3,}', '\n\n', body).strip() + '\n'
@@ -40,7 +55,7 @@ def main() -> int:
     if '--check' not in sys.argv[1:]:
         target.write_text(text, encoding='utf-8')
     elif not target.exists() or target.read_text(encoding='utf-8') != text:
-        print('README.md is not what nbs/index.ipynb gives: run `make prepare`', file=sys.stderr)
+        print('README.md is not what nbs/index.ipynb and results/ give: run `make prepare`', file=sys.stderr)
         return 1
     return 0
 

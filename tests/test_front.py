@@ -1,0 +1,118 @@
+"The front page, as README and on the site, shows what the files under results/ hold, and nothing else."
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from conftest import ROOT, cells, source
+
+from regpre_nb.front import TABLES, stored_table
+from regpre_nb.metrics import pair_name, per_subject
+from regpre_nb.report import _number, _p_value, read_per_subject
+from regpre_nb.volumes import read_table
+
+sys.path.insert(0, str(ROOT / 'tools'))
+import readme  # noqa: E402
+
+import docs  # noqa: E402
+
+README = (ROOT / 'README.md').read_text(encoding='utf-8')
+FOLDERS = sorted(path.parent for path in (ROOT / 'results').glob('*/run.json'))
+HIPPOCAMPUS = ROOT / 'results' / 'cpu-hippocampus'
+PLANTED = [  # file under results/, a number in it that the page shows
+    ('cpu-hippocampus/tables/table1.md', r'0\.\d{3}'), ('cpu-hippocampus/tables/headline.md', r'[+-]0\.\d{4}'),
+    ('cpu-labelmaps/tables/table1.md', r'0\.\d{3}'), ('cpu-hippocampus/tables/table4.md', r'0\.\d{3}'),
+    ('cpu-lung_phantom/tables/table5.md', r'\d\.\d{3}'), ('cpu-lung_phantom/tables/optimised.csv', r'\d\.\d{2}'),
+    ('cpu-hippocampus/tables/headline.csv', r'(?<=10 %",15,120,)-0\.\d{4}'), ('trials/seeds.csv', r'0\.\d{4}'),
+    ('cpu-hippocampus/tables/table4.csv', r'0\.\d{3}'), ('cpu-hippocampus/README.md', r'(?<=\| )reproduced(?= \|)'),
+    ('cpu-hippocampus/run.json', r'(?<="seconds": )2\d\d(?=\.)')]
+
+
+@pytest.fixture
+def project(tmp_path):
+    "A copy of what the front page is made from."
+    left_out = shutil.ignore_patterns('figures', 'notebooks', '__pycache__')
+    for name in ('tools', 'results'): shutil.copytree(ROOT / name, tmp_path / name, ignore=left_out)
+    (tmp_path / 'nbs').mkdir()
+    for name in ('nbs/index.ipynb', 'README.md'): shutil.copy(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+def other(found: re.Match) -> str:
+    "Another number, or another verdict."
+    if not found[0][-1].isdigit(): return 'undecided'
+    return '9' + found[0] if found[0].isdigit() else found[0][:-1] + str((int(found[0][-1]) + 5) % 10)
+
+
+def test_nothing_stored():
+    "The notebook keeps no output that could grow old."
+    assert all(cell['outputs'] == [] for cell in cells(ROOT / 'nbs' / 'index.ipynb'))
+
+
+def test_readme_shows_results():
+    "README is what the files give, with all tables."
+    assert readme.readme() == README, 'run `make prepare`'
+    for table in TABLES: assert f'**{table.heading}**' in README
+    assert 'Not made yet' not in README
+
+
+def test_site_shows_the_same():
+    "The first page of the site has the section of README, word for word but for the links."
+    notebook = json.loads((ROOT / 'nbs' / 'index.ipynb').read_text(encoding='utf-8'))
+    notebook['metadata'].setdefault('kernelspec', {})
+    page = docs.page(notebook, notebook, 'index.ipynb', set())
+    text = '\n\n'.join(source(cell) for cell in page['cells'])
+    assert not [cell for cell in page['cells'] if cell['cell_type'] == 'code']
+    for line in README.split('## Results')[1].split('## The notebooks')[0].splitlines():
+        assert re.sub(r'\]\(\S+?\)', '', line) in re.sub(r'\]\(\S+?\)', '', text), line
+
+
+@pytest.mark.parametrize('file, number', PLANTED)
+def test_planted_number(project, file, number):
+    "A number that changes in results/ makes README wrong."
+    path = project / 'results' / file
+    text = path.read_text(encoding='utf-8')
+    changed = re.sub(number, other, text, count=0 if path.suffix == '.json' else 1)  # studies share runs
+    assert changed != text
+    path.write_text(changed, encoding='utf-8')
+    assert readme.readme(project) != README
+
+
+def test_check_fails(project):
+    "The command says so."
+    path = project / 'results' / 'cpu-hippocampus' / 'tables' / 'table1.md'
+    path.write_text(path.read_text(encoding='utf-8').replace('0.6', '0.5'), encoding='utf-8')
+    done = subprocess.run([sys.executable, 'tools/readme.py', '--check'], cwd=project, capture_output=True, text=True)
+    assert done.returncode == 1 and 'make prepare' in done.stderr
+
+
+@pytest.mark.parametrize('folder', FOLDERS, ids=lambda folder: folder.name)
+def test_tables_agree(folder):
+    "A table says the same as CSV, for machines, and as Markdown, for people."
+    for path in (folder / 'tables').glob('*.csv'):
+        numbers, text = read_table(path), stored_table(path.with_suffix('.md'))
+        assert len(numbers) == len(text), path
+        if 'Dice mean' not in numbers: continue
+        numbers = read_table(path, ('Dice mean', 'Dice sd (pooled)', 'difference', 'p', 'p (Holm)'))
+        dice = [f'{mean:.3f} ± {sd:.3f}' for mean, sd in numbers[['Dice mean', 'Dice sd (pooled)']].values]
+        assert dice == text['Dice'].tolist(), path
+        for name, form in (('difference', _number), ('p', _p_value), ('p (Holm)', _p_value)):
+            assert [form(value) for value in numbers[name]] == text[name].tolist(), path
+
+
+def test_tables_follow_from_scores():
+    "The means of table 1 are those of the scores that lie beside it."
+    files = {'Initial': 'initial', 'Baseline': 'baseline-100', 'Train w/ Rand.': 'random-only',
+             'SD w/o KL': 'sd-no-kl-100', 'SD w/ KL': 'sd-kl-100', 'SD w/ Dice': 'sd-dice-100'}
+    table = read_table(HIPPOCAMPUS / 'tables' / 'table1.csv', ('Dice mean', 'difference')).set_index('method')
+    scores = {label: read_per_subject(HIPPOCAMPUS / 'scores' / f'{file}.csv') for label, file in files.items()}
+    for frame in scores.values(): frame['pair'] = list(map(pair_name, frame['moving'], frame['fixed']))
+    means = pd.Series({label: frame['dice'].mean() for label, frame in scores.items()})
+    subjects = {label: per_subject(frame)['dice'] for label, frame in scores.items()}
+    assert means.to_numpy() == pytest.approx(table.loc[list(files), 'Dice mean'].to_numpy(), abs=1e-6)
+    for label in list(files)[1:]:
+        gain = (subjects[label] - subjects[table.loc[label, 'compared with']]).mean()
+        assert gain == pytest.approx(table.loc[label, 'difference'], abs=1e-6)
