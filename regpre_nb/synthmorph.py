@@ -174,7 +174,7 @@ def _initialise(unet):
             nn.init.kaiming_normal_(layer.weight, nonlinearity='relu'); nn.init.zeros_(layer.bias)
     nn.init.normal_(unet.out_layer[-1].weight, std=1e-3)
 
-
+# %% ../nbs/11a_synthmorph.ipynb #81dacf43
 class SynthMorphStyle(nn.Module):
     "Moving and fixed image, of any two contrasts, to a diffeomorphic displacement."
     def __init__(self, settings: SynthSettings):  # encoder, decoder, squarings
