@@ -5,7 +5,7 @@ from pathlib import Path
 
 TOP = Path(__file__).parents[1]
 ASKING = re.compile(r'current_accelerator|(accelerator|cuda|mps)\.is_available|cuda\.device_count')
-DECIDES = {'nbs/08_training.ipynb', 'regpre_nb/training.py', 'tests/test_device.py'}
+DECIDES = {'nbs/08_training.ipynb', 'regpre_nb/training.py', 'tests/test_device.py', 'tests/test_pairwise.py'}
 
 
 def code_of(path: Path) -> str:
