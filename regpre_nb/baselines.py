@@ -462,6 +462,13 @@ def _counts_memory_anew():
     return False
 
 
+def _with_contents(setting):
+    "A setting in which each name of a file became what the file holds."
+    if isinstance(setting, dict): return {name: _with_contents(value) for name, value in setting.items()}
+    if isinstance(setting, list): return [_with_contents(value) for value in setting]
+    return {'holds': file_fingerprint(setting)} if isinstance(setting, str) and os.path.isfile(setting) else setting
+
+
 @lru_cache(maxsize=1)
 def _warm(adapter, warm_up, shape, threads, settings, contents):
     "The adapter, warm for images of this shape, these settings and the contents of files that they name."
@@ -489,6 +496,7 @@ def _own(request, images, name):
         raise InputError(refused)
     cause = None
     try: answer = _inside(request, images)
+    except InputError as error: raise InputError(f"{request['label']}, {name}: {error}") from error
     except Exception as error: answer, cause = {'failure': _reason(error)}, error
     if 'failure' not in answer: return answer
     raise InputError(f"{request['label']}, {name}: {answer['failure'].rstrip('.')}; mend this and "
@@ -543,7 +551,7 @@ def _displacement(field, shape):
 @checked
 def textured_pair(
     kind: Literal['translation', 'smooth'] = 'translation',
-    shape: tuple[int, int, int] = (40, 48, 56),  # voxels
+    shape: tuple[int, int, int] = (32, 40, 48),  # voxels
     seed: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # moving and fixed (1, 1, X, Y, Z), known u (1, 3, X, Y, Z)
     "A pair of filtered noise whose displacement is known."
@@ -572,13 +580,6 @@ def recovery_error(
 
 # %% ../nbs/11_baselines.ipynb #94678010
 _SPENT = ('seconds', 'cpu_seconds', 'peak_mb')
-
-
-def _with_contents(setting):
-    "A setting in which each name of a file became what the file holds."
-    if isinstance(setting, dict): return {name: _with_contents(value) for name, value in setting.items()}
-    if isinstance(setting, list): return [_with_contents(value) for value in setting]
-    return {'holds': file_fingerprint(setting)} if isinstance(setting, str) and os.path.isfile(setting) else setting
 
 
 def _key(request, images, versions):

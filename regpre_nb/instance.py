@@ -10,11 +10,18 @@ from dataclasses import dataclass
 
 import torch
 
-from .losses import diffusion, local_ncc
-from .spatial import compose, integrate, resize_displacement, resize_image, warp
+from .losses import Kernel, diffusion, local_ncc
+from .spatial import checked, compose, integrate, resize_displacement, resize_image, warp
+from .training import check_values, odd, real, whole
 from .volumes import InputError
 
+# %% ../nbs/10a_instance.ipynb #5e0f1a14
+def _are_scales(value) -> bool:
+    "Whether these are whole numbers above 0, one or more."
+    return isinstance(value, (tuple, list)) and len(value) > 0 and all(type(n) is int and n > 0 for n in value)
+
 # %% ../nbs/10a_instance.ipynb #9c48ee9c
+@checked
 @dataclass(frozen=True)
 class InstanceSettings:
     "How the displacement of one pair is optimised."
@@ -22,16 +29,17 @@ class InstanceSettings:
     scales: tuple[int, ...] = (2, 1)      # by how much the images are shrunk, one after the other
     spacing: int = 2                      # voxels of the shrunk image between points of the velocity
     learning_rate: float = 0.1            # voxels of the velocity's grid
-    window: int = 9                       # of the local correlation, voxels
-    kernel: str = 'box'                   # of the local correlation: 'box' or 'gauss'
+    window: int = 5                       # of the local correlation, voxels
+    kernel: Kernel = 'box'                # of the local correlation
     diffusion_weight: float = 1.0         # lambda
-    smoothing: float = 0.0                # of the velocity: standard deviation, points of its grid; 0: none
+    smoothing: float = 0.7                # of the velocity: standard deviation, points of its grid; 0: none
     squarings: int = 7                    # of the integration
 
     def __post_init__(self):
-        if self.steps < 0 or not self.scales or min(self.scales) < 1 or self.spacing < 1:
-            raise InputError(f'InstanceSettings: steps {self.steps}, scales {self.scales} and spacing {self.spacing} '
-                             'must be whole numbers above 0; only steps may be 0.')
+        check_values(self, {
+            'steps': whole(0), 'scales': (_are_scales, 'one whole number of 1 or more, or several'),
+            'spacing': whole(1), 'learning_rate': real(0, above=True), 'window': odd(3), 'diffusion_weight': real(0),
+            'smoothing': real(0), 'squarings': whole(0)})
 
 # %% ../nbs/10a_instance.ipynb #5e0f1a11
 def _gaussians(shape: tuple[int, ...],   # points of a grid

@@ -101,8 +101,12 @@ METHODS['instance'] = replace(METHODS['network'], label='Instance optimisation',
                               warm_up='regpre_nb.pairwise:warm_instance')
 SETTINGS['instance'] = {'default': {'weights': None} | asdict(InstanceSettings())}
 INSTANCE_GRID = (  # to choose from, on training pairs
-    {'diffusion_weight': 0.3}, {'diffusion_weight': 1.0}, {'diffusion_weight': 3.0},
-    {'diffusion_weight': 1.0, 'learning_rate': 0.05}, {'diffusion_weight': 3.0, 'learning_rate': 0.05})
+    {'smoothing': 1.0, 'window': 5, 'diffusion_weight': 1.0},
+    {'smoothing': 1.0, 'window': 5, 'diffusion_weight': 0.3},
+    {'smoothing': 0.7, 'window': 5, 'diffusion_weight': 1.0},
+    {'smoothing': 0.7, 'window': 9, 'diffusion_weight': 1.0},
+    {'smoothing': 0.5, 'window': 5, 'diffusion_weight': 2.0},
+    {'smoothing': 0.0, 'window': 9, 'diffusion_weight': 3.0})
 
 # %% ../nbs/11b_pairwise.ipynb #75ab23ea
 @dataclass(frozen=True)

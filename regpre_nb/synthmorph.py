@@ -17,6 +17,7 @@ from functools import partial
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from torch import nn
 from .losses import diffusion, one_hot, soft_dice
 from .pretrain import validation_dice
 from .random_images import AMPLITUDES, paint, random_intensities, random_pair
-from .spatial import integrate, interpolate, warp
+from .spatial import checked, integrate, interpolate, warp
 from regpre_nb.training import (
     FitResult,
     TrainSettings,
@@ -40,6 +41,7 @@ from .transmorph import SameConv3d, to_image_grid, working_pair
 from .volumes import InputError
 
 # %% ../nbs/11a_synthmorph.ipynb #f1e11d49
+@checked
 @dataclass(frozen=True)
 class SynthSettings:
     "What a SynthMorph-style network is trained on, and what it is."
@@ -55,7 +57,7 @@ class SynthSettings:
     gamma: float = 0.25                             # standard deviation of the logarithm of the exponent
     encoder: tuple[int, ...] = (16, 32, 32, 32)     # features of the U-Net, fine to coarse; SynthMorph has 256
     decoder: tuple[int, ...] = (32, 32, 32, 32, 16, 16)  # coarse to fine; those beyond the encoder's are extra layers
-    norm: str | None = 'instance'                   # in the U-Net: 'instance' or None; SynthMorph has none
+    norm: Literal['instance'] | None = 'instance'   # in the U-Net; SynthMorph has none
     squarings: int = 5                              # of the integration
     dice_weight: float = 1.                         # of the soft Dice loss
     diffusion_weight: float = 1.                    # lambda
@@ -144,9 +146,10 @@ def _package(name, used_for):
                          f'run "pip install {name}".') from error
 
 # %% ../nbs/11a_synthmorph.ipynb #6c216075
+@checked
 def velocity_unet(encoder: tuple[int, ...],  # features, fine to coarse
                   decoder: tuple[int, ...],  # features, coarse to fine, then those of the extra layers
-                  norm: str | None = None,   # 'instance' between convolution and leaky ReLU; the original has none
+                  norm: Literal['instance'] | None = None,  # between convolution and leaky ReLU; the original has none
                  ) -> nn.Module:             # (B, 2, X, Y, Z) to (B, 3, X/2, Y/2, Z/2)
     "VoxelMorph's U-Net, from a pair of images to a velocity on half of the resolution."
     neurite, levels, leaky = _package('neurite', 'SynthMorph').nn, len(encoder), nn.LeakyReLU(0.2)
@@ -171,7 +174,7 @@ def _initialise(unet):
             nn.init.kaiming_normal_(layer.weight, nonlinearity='relu'); nn.init.zeros_(layer.bias)
     nn.init.normal_(unet.out_layer[-1].weight, std=1e-3)
 
-
+# %% ../nbs/11a_synthmorph.ipynb #81dacf43
 class SynthMorphStyle(nn.Module):
     "Moving and fixed image, of any two contrasts, to a diffeomorphic displacement."
     def __init__(self, settings: SynthSettings):  # encoder, decoder, squarings

@@ -30,9 +30,9 @@ def strange(moving, fixed, spacing, threads, *, order=1):
 '''
 
 
-@pytest.mark.parametrize('method', ['convexadam', 'syn', 'greedy'])
+@pytest.mark.parametrize('method', ['convexadam', 'greedy'])
 def test_recovers_a_translation(method):
-    "Other sizes and spacings than on the page, and two threads."
+    "Other sizes and spacings than on the page, and two threads; SyN is compared with ANTs below."
     if reason := missing(method): pytest.skip(reason)
     moving, fixed, known = textured_pair('translation', (48, 32, 40), seed=1)
     done = register_pair(method, moving, fixed, SPACING, limit=300, threads=2)

@@ -5,9 +5,7 @@ from pathlib import Path
 
 TOP = Path(__file__).parents[1]
 ASKING = re.compile(r'current_accelerator|(accelerator|cuda|mps)\.is_available|cuda\.device_count')
-DECIDES = {'nbs/08_training.ipynb', 'regpre_nb/training.py', 'tests/test_device.py'}
-REMAINING = {'nbs/11b_pairwise.ipynb', 'regpre_nb/pairwise.py', 'nbs/15_cli.ipynb', 'regpre_nb/cli.py',
-             'nbs/studies/7_efficiency.ipynb'}  # still ask by themselves
+DECIDES = {'nbs/08_training.ipynb', 'regpre_nb/training.py', 'tests/test_device.py', 'tests/test_pairwise.py'}
 
 
 def code_of(path: Path) -> str:
@@ -23,4 +21,4 @@ def test_one_place_decides_the_device():
              and not any(part.startswith('.') for part in path.relative_to(TOP).parts)]
     asking = {str(path.relative_to(TOP)) for path in files if ASKING.search(code_of(path))}
     assert 'regpre_nb/training.py' in asking  # the search finds what it should
-    assert asking - DECIDES - REMAINING == set(), 'use regpre_nb.training.default_device() there'
+    assert asking - DECIDES == set(), 'use regpre_nb.training.default_device() there'

@@ -96,9 +96,9 @@ def test_a_failure_of_ours_is_an_error(ours, tmp_path, value, reason):
     assert len(scores) == 1 and costs['failure'].isna().all()
 
 
-def test_cuda_without_a_gpu(monkeypatch):
-    "A build for CUDA names it as the accelerator; without a GPU our methods work on the CPU."
-    def accelerator(check_available=False): return None if check_available else torch.device('cuda')
+def test_accelerator_that_is_not_there(monkeypatch):
+    "A build for an accelerator names it; on a machine that has none our methods work on the CPU."
+    def accelerator(check_available=False): return None if check_available else torch.device('xpu')
     monkeypatch.setattr(torch.accelerator, 'current_accelerator', accelerator)
     if not torch.accelerator.is_available():
         assert register_pair('instance', IMAGE, IMAGE, SPACING, {'steps': 1}).versions['device'] == 'cpu'

@@ -44,23 +44,27 @@ def executed_copy(name: str) -> tuple[dict, str] | None:
     return None
 
 
+def bare(cell: dict) -> str:
+    "The code of a cell without its directives."
+    return DIRECTIVE.sub('', source(cell)).strip()
+
+
 def take_outputs(cells: list[dict], name: str) -> list[dict]:
-    "Give the cells of a study the outputs of its executed copy, by id; a cell that has changed since gets none."
+    "Give the cells of a study the outputs of its executed copy, by id, and say how many have been edited since."
     found = executed_copy(name)
     if found is None: return cells
     executed, run = found
     old = {cell['id']: cell for cell in executed['cells']
            if 'injected-parameters' not in cell['metadata'].get('tags', [])}
-    stale = 0
-    for cell in cells:
-        if cell['cell_type'] != 'code': continue
+    edited = 0
+    for cell in (cell for cell in cells if cell['cell_type'] == 'code'):
         twin = old.get(cell.get('id'))
-        same = twin is not None and DIRECTIVE.sub('', source(twin)).strip() == DIRECTIVE.sub('', source(cell)).strip()
-        cell['outputs'] = twin['outputs'] if same else []
-        stale += not same
-    if stale: print(f'{name}: {stale} cells have changed since results/{run} was made; they are shown without output')
+        cell['outputs'] = twin['outputs'] if twin else []
+        edited += not twin or bare(twin) != bare(cell)
     profile, _, data = run.partition('-')
-    note = f':::{{note}}\nThe outputs on this page were made by `make reproduce PROFILE={profile} DATA={data}`.\n:::'
+    since = f' {edited} of its cells have been edited since; their outputs are of the text before.' if edited else ''
+    note = (f':::{{note}}\nThe outputs on this page were made by `make reproduce PROFILE={profile} DATA={data}`.{since}'
+            '\n:::')
     return cells[:1] + [markdown(note)] + cells[1:]
 
 
