@@ -25,7 +25,7 @@ from typing import NamedTuple
 from .cohorts import Cohort, load_cohort
 from .pairwise import PairwiseSettings
 from .report import results_folder
-from .runs import Run, outdated, run_folder, studies, study_runs, with_pretraining
+from .runs import STUDIES, Run, outdated, run_folder, studies, study_runs, with_pretraining
 from .training import write_json
 from .volumes import InputError, make_folder, only_process
 
@@ -207,6 +207,11 @@ class Pace(NamedTuple):
         seconds, steps = self.earlier[run.name]
         return seconds * run.training.steps / steps if run.training and steps else seconds
 
+    def study(self, name: str) -> float | None:
+        "How long a study takes: as before, or as the others of its cohort on average; None where nothing tells."
+        others = [seconds for study, (seconds, _) in self.earlier.items() if study in STUDIES]
+        return self.earlier[name][0] if name in self.earlier else sum(others) / len(others) if others else None
+
 
 def known_pace(runs: list[Run],  # from `all_runs`
                results: Path,    # from `results_folder`
@@ -251,7 +256,7 @@ def _study_job(study, results, pace, newest):
     done = not running and target.exists() and target.stat().st_mtime >= newest
     error = '' if running or done else _failure(log)
     state = 'running' if running else 'done' if done else 'failed' if error else 'waiting'
-    return Job(study, state, log, left=0.0 if done else pace.earlier.get(study, (None,))[0], error=error)
+    return Job(study, state, log, left=0.0 if done else pace.study(study), error=error)
 
 # %% ../nbs/14f_life.ipynb #d4106b73
 class Plan(NamedTuple):
@@ -387,7 +392,8 @@ def watch(process: subprocess.Popen,   # that makes everything
     "Look at the files until the process ends, and tell what they say."
     told, due = set(), time.monotonic()
     while process.poll() is None:
-        found = jobs(plan, Pace(known_pace(plan.runs, plan.results, plan.root).speeds, earlier))
+        pace = known_pace(plan.runs, plan.results, plan.root)
+        found = jobs(plan, Pace(pace.speeds, earlier | pace.earlier))
         for job in found:
             if job.state not in ('running', 'failed') or (job.name, job.state) in told: continue
             told.add((job.name, job.state))
