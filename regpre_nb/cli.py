@@ -93,16 +93,16 @@ def _start(root, arguments):
     return command, root, environment
 
 
-def _stopped(plan):
-    "Why a reproduction ended early: what failed, its last words and its log."
+def _stopped(plan, started):
+    "Why a reproduction ended early: what failed or fell silent, its last words and its log."
     from regpre_nb.life import jobs, known_pace, last_line, study_log
     found = jobs(plan, known_pace(plan.runs, plan.results, plan.root))
-    failed = [(job.name, job.error, job.log) for job in found if job.state == 'failed']
+    begun = [job for job in found if job.state != 'done' and job.log.exists() and job.log.stat().st_mtime >= started]
+    said = {job.log: job.error or f'ended without a reason, its last words: {last_line(job.log)}' for job in begun}
     log = study_log('snakemake', plan.results)
-    told = [f'{name}: {error}\n    log: {place}' for name, error, place in failed if place.exists()] or [
-        f'{last_line(log)}\n    log: {log}']
+    told = [(job.name, said[job.log], job.log) for job in begun] or [('Snakemake', last_line(log), log)]
     return ('The reproduction stopped early. Mend what is named here and give the same command: it goes on where it '
-            'stopped.' + ''.join(f'\n  {line}' for line in told))
+            'stopped.' + ''.join(f'\n  {name}: {words}\n    log: {place}' for name, words, place in told))
 
 
 def _project(root):
@@ -175,13 +175,13 @@ def reproduce(
     cores: Annotated[int, typer.Option(help='Runs at a time on a CPU; 0: one per core.')] = 0,
 ) -> None:
     "Train what is not trained yet, draw every table and figure, and print the tables."
-    root = _project(root)
+    root, started = _project(root), time.time()
     try:
         cohort = _checked_cohort(profile, data)
         from regpre_nb.life import make_plan
         from regpre_nb.volumes import InputError
         plan = make_plan(profile, cohort, seed, root)
-        if not _make_all(plan, cores): raise InputError(_stopped(plan))
+        if not _make_all(plan, cores): raise InputError(_stopped(plan, started))
     except SystemExit:
         typer.echo('Stopped; the same command goes on where it stopped.', err=True)
         raise
@@ -248,7 +248,7 @@ def _times(profile, found, seed, root):
     from regpre_nb.life import known_pace
     from regpre_nb.report import gpu_hours, results_folder
     if profile == 'paper':
-        hours = [gpu_hours(run, root) if run.training or not run.task else None for run in found]
+        hours = [gpu_hours(run, _project(root)) if run.training or not run.task else None for run in found]
         return hours, '{:.1f} h', 'about {:.0f} GPU hours at the speed of the paper'
     results = results_folder(profile, found[0].data, seed, root)
     pace = known_pace(found, results, root)
@@ -266,7 +266,7 @@ def runs(
 ) -> None:
     "List every run of every study: key, steps, time, whether it is done, what it learns from."
     from regpre_nb.runs import all_runs, run_folder
-    cohort, root = _cohort_or_plan(data), _project(root)
+    cohort = _cohort_or_plan(data)
     found = all_runs(profile, cohort, seed)
     if exact: return typer.echo('\n'.join(json.dumps({'key': run.key, **asdict(run)}) for run in found))
     times, form, total = _times(profile, found, seed, root)
