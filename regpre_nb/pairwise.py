@@ -104,9 +104,9 @@ INSTANCE_GRID = (  # to choose from, on training pairs
     {'smoothing': 1.0, 'window': 5, 'diffusion_weight': 1.0},
     {'smoothing': 1.0, 'window': 5, 'diffusion_weight': 0.3},
     {'smoothing': 0.7, 'window': 5, 'diffusion_weight': 1.0},
-    {'smoothing': 0.7, 'window': 9, 'diffusion_weight': 1.0},
+    {'smoothing': 0.5, 'window': 9, 'diffusion_weight': 1.0},
     {'smoothing': 0.5, 'window': 5, 'diffusion_weight': 2.0},
-    {'smoothing': 0.0, 'window': 9, 'diffusion_weight': 3.0})
+    {'smoothing': 0.0, 'window': 9, 'diffusion_weight': 1.0})
 
 # %% ../nbs/11b_pairwise.ipynb #75ab23ea
 @dataclass(frozen=True)

@@ -192,8 +192,8 @@ def _checksum(tensors: dict[str, torch.Tensor]) -> str:
 def _write_tensors(path: Path, tensors: dict[str, torch.Tensor], record: dict) -> None:
     owned = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
              for name, tensor in tensors.items()}
-    header = {'record': json.dumps(record, default=str), 'checksum': _checksum(owned)}
-    _write_bytes(path, tensors_to_bytes(owned, metadata=header))
+    described = json.dumps(record | {'checksum': _checksum(owned)}, default=str)
+    _write_bytes(path, tensors_to_bytes(owned, metadata={'record': described}))  # of two entries the order would vary
 
 
 def _damaged(path: Path, reason: str) -> InputError:
@@ -226,13 +226,24 @@ def _opened(path: str | Path) -> Iterator[safe_open]:
         raise _damaged(path, f'truncated or not a safetensors file, {error}') from error
 
 
+def _described(file: safe_open, path: str | Path) -> dict:
+    text = (file.metadata() or {}).get('record', '{}')
+    try:
+        record = json.loads(text)
+    except ValueError as error:
+        raise _damaged(Path(path), f'its record is not JSON, {error}') from error
+    if not isinstance(record, dict):
+        raise _damaged(Path(path), f'its record is {text[:40]}, not a list of names and values')
+    return record
+
+
 def read_tensors(
     path: str | Path,  # a safetensors file
 ) -> dict[str, torch.Tensor]:  # on the CPU
     "Every tensor of a safetensors file by its name."
     with _opened(path) as file:
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
-        written = (file.metadata() or {}).get('checksum')
+        written = _described(file, path).get('checksum')
     if written is not None and written != _checksum(tensors):
         raise _damaged(Path(path), 'its numbers are not those that were written')
     broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
@@ -255,14 +266,8 @@ def read_metadata(
 ) -> dict:
     "Record in the header of a weights file, {} where there is none; the weights are not read."
     with _opened(path) as file:
-        text = (file.metadata() or {}).get('record', '{}')
-    try:
-        record = json.loads(text)
-    except ValueError as error:
-        raise _damaged(Path(path), f'its record is not JSON, {error}') from error
-    if not isinstance(record, dict):
-        raise _damaged(Path(path), f'its record is {text[:40]}, not a list of names and values')
-    return record
+        record = _described(file, path)
+    return {name: value for name, value in record.items() if name != 'checksum'}
 
 
 def from_json(
