@@ -231,7 +231,7 @@ def interval_words(subjects: int,  # the fewest of a table
                   ) -> str:
     "What the captions say of intervals."
     if subjects >= FEWEST_SUBJECTS: return '95 % interval over subjects'
-    return f'no interval: {subjects} subject{"s" * (subjects != 1)} are too few for one, their range is shown'
+    return f'no interval: {subjects} subject{"s" * bool(subjects != 1)} are too few for one, their range is shown'
 
 
 def explained(cohort: Cohort,  # what was registered
