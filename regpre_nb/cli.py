@@ -83,7 +83,7 @@ def _make_all(plan, cores):
         if any((plan.root / '.snakemake' / 'locks').glob('*')): calls.insert(0, ['--unlock', '--cores', '1', *config])
         for arguments in calls:
             with group(*_start(plan.root, arguments), log) as process:
-                watch(process, plan, earlier, cores if on_cpu else 1, news, state)
+                watch(process, plan, earlier, cores if on_cpu else 1, news, state, 2 if sys.stderr.isatty() else 60)
         return process.returncode == 0
 
 
