@@ -17,6 +17,7 @@ CONTEXT.set_forkserver_preload(list(HEAVY))
 def _become(function, arguments, cwd, variables, streams):
     "In the forked process: take folder, variables and streams, then call the function; ends as a command would."
     for number, path in zip((1, 2), streams): os.dup2(os.open(path, os.O_WRONLY), number)
+    multiprocessing.set_start_method(None, force=True)  # what it starts itself, it starts as any process does
     os.environ.clear()
     os.environ.update(variables)
     os.chdir(cwd)
