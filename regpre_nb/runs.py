@@ -170,12 +170,12 @@ def _smoke(cohort):
 
 
 CPU_STEPS = {  # random pairs, fine-tuning steps
-    'template': (240, 120),  # an answer in ten minutes
+    'template': (240, 120),  # an answer in minutes
     'hippocampus': (1500, 1200), 'labelmaps': (1000, 700),
     'lung_phantom': (1500, 1600)}  # 400 epochs of four pairs, as in the paper
 
 
-QUICK: dict = dict(  # what the answer in ten minutes does without
+QUICK: dict = dict(  # what the answer in minutes does without
     beyond=False, test_pairs=12, validation_pairs=4, instance_grid=({},), choices=1, others=1)
 
 CPU_AMPLITUDES = 1.2, 1.8, 2.4, 4.2, 4.8, 5.4  # of random velocities
