@@ -2,9 +2,9 @@
 # Started by `regpre reproduce`, which sets the configuration; on a cluster: snakemake --executor slurm --config ...
 from pathlib import Path
 
-from regpre_nb.cohorts import load_cohort
-from regpre_nb.life import end_with_reproduction, make_plan, study_log
-from regpre_nb.runs import run_folder
+from regpre_nb.data.cohorts import load_cohort
+from regpre_nb.use.life import end_with_reproduction, make_plan, study_log
+from regpre_nb.paper.jobs import run_folder
 
 end_with_reproduction('.')
 PROFILE, DATA, SEED = config['profile'], config['data'], int(config['seed'])

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 
-from regpre_nb.cli import KEEP_MEMORY
+from regpre_nb.use.cli import KEEP_MEMORY
 
 
 def measure(size: int) -> None:

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from tables import PART, merge, write_report
 
-from regpre_nb.training import run_environment
+from regpre_nb.learn.training import run_environment
 
 HERE = Path(__file__).parent
 SIZES, THREADS = (64, 96, 128), (1, 2)

@@ -15,15 +15,16 @@ import torch
 from measure import pure
 from torch import nn
 
-from regpre_nb.finetune import FinetuneSettings, registration_loss
-from regpre_nb.heads import PretrainingNetwork
-from regpre_nb.losses import local_ncc
-from regpre_nb.metrics import dice_per_label, folding
-from regpre_nb.pretrain import PRETRAIN, pretraining_loss, random_batches
-from regpre_nb.profiling import TrainingStep
-from regpre_nb.random_images import random_displacement, random_pair, random_shapes, random_velocity
-from regpre_nb.spatial import integrate
-from regpre_nb.transmorph import SETTINGS, SwinEncoder, TransMorph
+from regpre_nb.learn.finetune import FinetuneSettings, registration_loss
+from regpre_nb.learn.pretrain import PRETRAIN, pretraining_loss, random_batches
+from regpre_nb.method.heads import PretrainingNetwork
+from regpre_nb.method.losses import local_ncc
+from regpre_nb.method.metrics import dice_per_label, folding
+from regpre_nb.method.random_images import random_displacement, random_pair, random_shapes, random_velocity
+from regpre_nb.method.spatial import integrate
+from regpre_nb.method.swin import SETTINGS, SwinEncoder
+from regpre_nb.method.transmorph import TransMorph
+from regpre_nb.use.profiling import TrainingStep
 
 FAST = ' [fast]'  # the end of a contestant's name
 

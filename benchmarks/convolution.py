@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from measure import interleave, use_threads
 
-from regpre_nb.transmorph import same_conv3d
+from regpre_nb.method.transmorph import same_conv3d
 
 
 def with_gradients(convolve, features, weight):

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from regpre_nb.cohorts import Cohort, load_cohort
-from regpre_nb.finetune import score_pair
-from regpre_nb.instance import InstanceSettings, optimise_pair
+from regpre_nb.data.cohorts import Cohort, load_cohort
+from regpre_nb.learn.instance import InstanceSettings, optimise_pair
+from regpre_nb.learn.scoring import score_pair
 
 Pair = tuple[str, str]
 TRIED = tuple({'smoothing': smoothing, 'window': window, 'diffusion_weight': weight} for smoothing, window, weight in (

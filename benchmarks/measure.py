@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from regpre_nb.profiling import peak_memory
+from regpre_nb.use.profiling import peak_memory
 
 
 class Timing(NamedTuple):

@@ -14,12 +14,14 @@ from pathlib import Path
 
 import torch
 
-from regpre_nb.finetune import FinetuneSettings, registration_loss
-from regpre_nb.heads import PretrainingNetwork
-from regpre_nb.pretrain import PRETRAIN, pretraining_loss
-from regpre_nb.random_images import random_pair
-from regpre_nb.training import run_environment, share_generator, write_json
-from regpre_nb.transmorph import SETTINGS, SwinEncoder, TransMorph
+from regpre_nb.data.files import write_json
+from regpre_nb.learn.finetune import FinetuneSettings, registration_loss
+from regpre_nb.learn.pretrain import PRETRAIN, pretraining_loss
+from regpre_nb.learn.training import run_environment, share_generator
+from regpre_nb.method.heads import PretrainingNetwork
+from regpre_nb.method.random_images import random_pair
+from regpre_nb.method.swin import SETTINGS, SwinEncoder
+from regpre_nb.method.transmorph import TransMorph
 
 SHAPE = (160, 192, 224)
 RESULT = Path(__file__).parents[1] / 'results' / 'bench' / 'paper_step.json'

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from contestants import ITEMS
 
-from regpre_nb.training import run_environment
-from regpre_nb.volumes import replacing
+from regpre_nb.data.files import replacing
+from regpre_nb.learn.training import run_environment
 
 HERE = Path(__file__).parent
 PART = ['item', 'size', 'threads']  # what is measured together

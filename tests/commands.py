@@ -9,8 +9,8 @@ import nibabel as nib
 import numpy as np
 from forked import call
 
-from regpre_nb.cli import main
-from regpre_nb.ixi import make_ixi_like
+from regpre_nb.data.ixi import make_ixi_like
+from regpre_nb.use.cli import main
 
 BIN = Path(sys.executable).parent
 COMMAND = str(BIN / 'regpre')

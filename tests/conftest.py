@@ -31,13 +31,18 @@ def source(cell: dict) -> str:
     return ''.join(cell['source'])
 
 
-def parsed(path: Path) -> list[ast.Module]:
-    "The syntax trees of a Python file or of the code cells of a notebook, without IPython's magic lines and cells."
-    texts = [source(cell) for cell in cells(path)] if path.suffix == '.ipynb' else [path.read_text(encoding='utf-8')]
+def texts_of(path: Path) -> list[str]:
+    "The text of a Python file, or those of the code cells of a notebook."
+    return [source(cell) for cell in cells(path)] if path.suffix == '.ipynb' else [path.read_text(encoding='utf-8')]
+
+
+def parsed(texts: list[str]) -> list[ast.Module]:
+    "The syntax trees of code, without IPython's magic lines and cells."
     texts = [text for text in texts if not re.search(r'^%%', text, re.M)]
     return [ast.parse(re.sub(r'^[ \t]*[%!].*$', '', text, flags=re.M)) for text in texts]
 
 
-ALL = notebooks('', 'studies')
-LIBRARY = [path for path in notebooks('') if path.stem[0].isdigit()]
+ROOMS = 'method', 'data', 'learn', 'compare', 'paper', 'use'  # each imports only from those before it
+LIBRARY = notebooks(*ROOMS)
 STUDIES = notebooks('studies')
+ALL = [*notebooks(''), *LIBRARY, *STUDIES]

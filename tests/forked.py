@@ -8,8 +8,9 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-HEAVY = ('torch', 'pandas', 'nibabel', 'scipy.ndimage', 'matplotlib.pyplot', 'IPython', 'nbdev.test', 'regpre_nb.cli',
-         'regpre_nb.report', 'regpre_nb.comparison', 'regpre_nb.landmarks', 'regpre_nb.phantom')
+HEAVY = ('torch', 'pandas', 'nibabel', 'scipy.ndimage', 'matplotlib.pyplot', 'IPython', 'nbdev.test',
+         'regpre_nb.use.cli', 'regpre_nb.paper.tables', 'regpre_nb.paper.comparison', 'regpre_nb.paper.landmarks',
+         'regpre_nb.data.phantom')
 CONTEXT = multiprocessing.get_context('forkserver')
 CONTEXT.set_forkserver_preload(list(HEAVY))
 

@@ -11,10 +11,11 @@ import pytest
 from commands import case, hippocampus_like, ixi_like, listed, name, regpre, save
 from conftest import ROOT
 
-from regpre_nb.cli import main
-from regpre_nb.cohorts import load_cohort
-from regpre_nb.phantom import make_phantom
-from regpre_nb.runs import finetuning_run, initial_run, pretraining_run, run_folder
+from regpre_nb.data.cohorts import load_cohort
+from regpre_nb.data.phantom import make_phantom
+from regpre_nb.paper.jobs import run_folder
+from regpre_nb.paper.studies import finetuning_run, initial_run, pretraining_run
+from regpre_nb.use.cli import main
 
 BAD = name('004')  # the case that is spoilt
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from regpre_nb import baselines
-from regpre_nb.baselines import (
+from regpre_nb.compare import methods
+from regpre_nb.compare.methods import (
     METHODS,
     Method,
     Registered,
@@ -19,7 +19,7 @@ from regpre_nb.baselines import (
     register_pair,
     textured_pair,
 )
-from regpre_nb.spatial import warp
+from regpre_nb.method.spatial import warp
 
 SPACING = (1.5, 1., 1.2)
 IMAGE = torch.rand(1, 1, 8, 9, 10, generator=torch.Generator().manual_seed(0))
@@ -53,7 +53,7 @@ def test_syn_agrees_with_ants():
         return apply(fixed, moving, transforms, **how)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ants, 'apply_transforms', watched)
-        found = baselines.syn(moving[0, 0].numpy(), fixed[0, 0].numpy(), SPACING, reg_iterations=(20, 0))
+        found = methods.syn(moving[0, 0].numpy(), fixed[0, 0].numpy(), SPACING, reg_iterations=(20, 0))
     ours = warp(moving, torch.from_numpy(np.asarray(found, np.float32))[None])[0, 0].numpy()
     inside = (slice(5, -5),)*3
     assert len(called) == 1 and np.abs(ours - images[0])[inside].max() < 1e-3
@@ -66,9 +66,9 @@ def test_what_an_adapter_returns_is_checked(tmp_path, monkeypatch):
     monkeypatch.setitem(METHODS, 'strange', Method('strange', 'bad:strange', '', ''))
     said = [register_pair('strange', IMAGE, IMAGE, SPACING, {'order': order}).failure for order in (1, 2)]
     assert said == ['strange stopped with OSError: two lines.', 'strange returned an array of shape (8, 9, 10).']
-    assert baselines._displacement(np.full((3, 8, 9, 10), np.nan), (8, 9, 10)) == {
+    assert methods._displacement(np.full((3, 8, 9, 10), np.nan), (8, 9, 10)) == {
         'failure': 'returned NaN or infinite displacements'}
-    assert baselines._refusal(baselines._function('bad:strange'), {'color': 1}, 'strange') == (
+    assert methods._refusal(methods._function('bad:strange'), {'color': 1}, 'strange') == (
         'color: no setting of strange; choose from order.')
 
 
@@ -78,7 +78,7 @@ def test_the_whole_group_ends(tmp_path):
         process = subprocess.Popen(['sh', '-c', f'sleep 60 & echo $! > pid; {ending}'], cwd=tmp_path,
                                    start_new_session=True)
         started = time.monotonic()
-        assert baselines._wait(process, 1) == said and time.monotonic() - started < 30
+        assert methods._wait(process, 1) == said and time.monotonic() - started < 30
         pid = (tmp_path / 'pid').read_text().strip()
         state = subprocess.run(['ps', '-o', 'stat=', '-p', pid], capture_output=True, text=True).stdout.strip()
         assert state[:1] in ('', 'Z'), state  # gone, or ended and not yet cleared away
@@ -94,7 +94,7 @@ def fake(monkeypatch):
         if settings['value'] < 0: return Registered(method, settings, versions={}, failure='Fake did not finish.')
         field = torch.full((1, 3, *moving.shape[-3:]), float(settings['value']))
         return Registered(method, settings, field, seconds=2, cpu_seconds=1, peak_mb=300, versions={})
-    monkeypatch.setattr(baselines, 'register_pair', register)
+    monkeypatch.setattr(methods, 'register_pair', register)
     monkeypatch.setitem(METHODS, 'fake', Method('Fake', 'nowhere:run', '', ''))
     return calls
 
@@ -141,5 +141,5 @@ def test_choose_settings(tmp_path, fake):
     assert len(list(tmp_path.glob('pair_[12]-*.json'))) == 8
     best, table = choose_settings('fake', pairs, score, grid[:1])
     assert best is None and table['score'].isna().all()
-    with pytest.raises(baselines.InputError, match='no pairs'):
+    with pytest.raises(methods.InputError, match='no pairs'):
         choose_settings('fake', [], score, grid)

@@ -7,11 +7,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from regpre_nb.finetune import load_authors_checkpoint, load_network, transfer_encoder
-from regpre_nb.synthmorph import load_synthmorph
-from regpre_nb.training import TrainSettings, fit, load_weights, read_metadata, read_tensors, save_weights
-from regpre_nb.transmorph import TransMorph, settings_named
-from regpre_nb.volumes import InputError
+from regpre_nb.compare.synthmorph import load_synthmorph
+from regpre_nb.learn.finetune import load_network, transfer_encoder
+from regpre_nb.learn.training import TrainSettings, fit, load_weights, read_metadata, read_tensors, save_weights
+from regpre_nb.method.released import load_authors_checkpoint
+from regpre_nb.method.settings import InputError
+from regpre_nb.method.swin import settings_named
+from regpre_nb.method.transmorph import TransMorph
 
 TINY = settings_named('tiny')
 

@@ -10,9 +10,10 @@ import pytest
 from commands import environment, hippocampus_like, installed, ixi_like, listed, regpre
 from conftest import ROOT
 
-from regpre_nb.cohorts import COHORTS, load_cohort
-from regpre_nb.metrics import IXI_LABELS, IXI_TEST_LABELS
-from regpre_nb.runs import all_runs, finetuning_run, initial_run, run_folder
+from regpre_nb.data.cohorts import COHORTS, load_cohort
+from regpre_nb.data.ixi import IXI_LABELS, IXI_TEST_LABELS
+from regpre_nb.paper.jobs import run_folder
+from regpre_nb.paper.studies import all_runs, finetuning_run, initial_run
 
 NO_NETWORK = '''
 import socket

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from test_bad_input import refused
 
-from regpre_nb.cli import main
-from regpre_nb.cohorts import check, load_cohort
-from regpre_nb.manifest import export_folder
+from regpre_nb.data.cohorts import check, load_cohort
+from regpre_nb.data.folder import export_folder
+from regpre_nb.use.cli import main
 
 SPLITS = ['train']*4 + ['validation']*2 + ['test']*3
 SHAPE = 24, 28, 20

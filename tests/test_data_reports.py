@@ -6,12 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from regpre_nb import labelmaps
-from regpre_nb.cohorts import CHECKERS, COHORTS, check_data, load_cohort
-from regpre_nb.ixi import convert_ixi, make_ixi_like, read_arrays
-from regpre_nb.lung import _same_images, case_table, check_dirlab
-from regpre_nb.phantom import PAIR_POINTS, _pair_points
-from regpre_nb.volumes import InputError, Volume, save_volume
+from regpre_nb.data import labelmaps
+from regpre_nb.data.cohorts import CHECKERS, COHORTS, check_data, load_cohort
+from regpre_nb.data.dirlab import _same_images, case_table, check_dirlab
+from regpre_nb.data.ixi import convert_ixi, make_ixi_like, read_arrays
+from regpre_nb.data.phantom import PAIR_POINTS, _pair_points
+from regpre_nb.data.volumes import Volume, save_volume
+from regpre_nb.method.settings import InputError
 
 # IXI
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 TOP = Path(__file__).parents[1]
 ASKING = re.compile(r'current_accelerator|(accelerator|cuda|mps)\.is_available|cuda\.device_count')
-DECIDES = {'nbs/08_training.ipynb', 'regpre_nb/training.py', 'tests/test_device.py', 'tests/test_pairwise.py'}
+DECIDES = {'nbs/learn/20_training.ipynb', 'regpre_nb/learn/training.py',
+           'tests/test_device.py', 'tests/test_pairwise.py'}
 
 
 def code_of(path: Path) -> str:
@@ -20,5 +21,5 @@ def test_one_place_decides_the_device():
              for path in sorted((TOP / folder).rglob('*')) if path.suffix in ('.py', '.ipynb')
              and not any(part.startswith('.') for part in path.relative_to(TOP).parts)]
     asking = {str(path.relative_to(TOP)) for path in files if ASKING.search(code_of(path))}
-    assert 'regpre_nb/training.py' in asking  # the search finds what it should
-    assert asking - DECIDES == set(), 'use regpre_nb.training.default_device() there'
+    assert 'regpre_nb/learn/training.py' in asking  # the search finds what it should
+    assert asking - DECIDES == set(), 'use regpre_nb.learn.training.default_device() there'

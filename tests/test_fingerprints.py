@@ -8,13 +8,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from regpre_nb import cohorts, phantom, volumes
-from regpre_nb.cohorts import Cohort, load_cohort
-from regpre_nb.ixi import make_ixi_like
-from regpre_nb.labelmaps import Recipe, _folder_of
-from regpre_nb.lung import lung_cohort
-from regpre_nb.phantom import _kept_phantom
-from regpre_nb.volumes import InputError, Volume, file_fingerprint, load_volume, save_volume
+from regpre_nb.data import cohorts, phantom, volumes
+from regpre_nb.data.cohorts import Cohort, load_cohort
+from regpre_nb.data.dirlab import lung_cohort
+from regpre_nb.data.files import file_fingerprint
+from regpre_nb.data.ixi import make_ixi_like
+from regpre_nb.data.labelmaps import Recipe, _folder_of
+from regpre_nb.data.phantom import _kept_phantom
+from regpre_nb.data.volumes import Volume, load_volume, save_volume
+from regpre_nb.method.settings import InputError
 
 
 @pytest.fixture(autouse=True)

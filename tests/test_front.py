@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 from conftest import ROOT, cells, source
 
-from regpre_nb.front import TABLES, stored_table
-from regpre_nb.metrics import pair_name, per_subject
-from regpre_nb.report import _number, _p_value, read_per_subject
-from regpre_nb.volumes import read_table
+from regpre_nb.compare.statistics import per_subject
+from regpre_nb.data.files import read_table
+from regpre_nb.learn.scoring import pair_name
+from regpre_nb.paper.front import TABLES, stored_table
+from regpre_nb.paper.tables import _number, _p_value, read_per_subject
 
 sys.path.insert(0, str(ROOT / 'tools'))
 import readme  # noqa: E402

@@ -6,10 +6,10 @@ import pytest
 import torch
 from conftest import ROOT
 
-from regpre_nb.cohorts import load_cohort
-from regpre_nb.instance import InstanceSettings, optimise_pair
-from regpre_nb.losses import diffusion, local_ncc
-from regpre_nb.spatial import compose, integrate, resize_displacement, resize_image, warp
+from regpre_nb.data.cohorts import load_cohort
+from regpre_nb.learn.instance import InstanceSettings, optimise_pair
+from regpre_nb.method.losses import diffusion, local_ncc
+from regpre_nb.method.spatial import compose, integrate, resize_displacement, resize_image, warp
 
 SHAPE = (20, 24, 16)
 SETTINGS = InstanceSettings(steps=3, window=5, smoothing=0.)

@@ -13,14 +13,15 @@ import psutil
 import pytest
 from commands import COMMAND, case, environment, listed, regpre, save
 
-from regpre_nb.cli import _table
-from regpre_nb.cohorts import load_cohort
-from regpre_nb.life import how_far, jobs, known_pace, make_plan, reasons, take_back
-from regpre_nb.report import save_table
-from regpre_nb.runs import outdated, run_folder, study_runs, train
+from regpre_nb.data.cohorts import load_cohort
+from regpre_nb.paper.jobs import outdated, run_folder, train
+from regpre_nb.paper.studies import study_runs
+from regpre_nb.paper.tables import save_table
+from regpre_nb.use.cli import _table
+from regpre_nb.use.life import how_far, jobs, known_pace, make_plan, reasons, take_back
 
 ASKED = '--profile', 'smoke', '--data', 'folder'
-FOLLOWS = 'from regpre_nb.life import end_with_reproduction; end_with_reproduction(".")'
+FOLLOWS = 'from regpre_nb.use.life import end_with_reproduction; end_with_reproduction(".")'
 
 
 @pytest.fixture
@@ -111,7 +112,7 @@ def test_logs_that_are_named_are_there(tmp_path, data):
 
 def test_help_needs_no_torch():
     "What takes seconds to import waits until it is needed."
-    code = 'import sys, regpre_nb.cli; sys.exit("torch" in sys.modules or "pandas" in sys.modules)'
+    code = 'import sys, regpre_nb.use.cli; sys.exit("torch" in sys.modules or "pandas" in sys.modules)'
     assert subprocess.run([sys.executable, '-c', code], env=environment()).returncode == 0
 
 

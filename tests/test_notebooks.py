@@ -10,7 +10,7 @@ import warnings
 
 import nbformat
 import pytest
-from conftest import ALL, LIBRARY, ROOT, STUDIES, cells, name, notebooks, parsed, source
+from conftest import ALL, LIBRARY, ROOMS, ROOT, STUDIES, cells, name, parsed, source, texts_of
 from forked import call, run_page
 
 PACKAGE = ROOT / 'regpre_nb'
@@ -26,7 +26,7 @@ def run(*command: str, cwd=ROOT) -> subprocess.CompletedProcess:
 
 # Running
 
-@pytest.mark.parametrize('path', notebooks(''), ids=name)
+@pytest.mark.parametrize('path', [path for path in ALL if path not in STUDIES], ids=name)
 def test_runs(path):
     "By nbdev's own runner; the studies are run by the smoke reproduction instead."
     done = call(run_page, str(path))
@@ -101,40 +101,72 @@ def test_sync(tmp_path):
 
 # Structure of the code
 
-def number(path) -> str:
-    "The place of a notebook in the reading order: 07, then 07a, then 08."
-    return path.stem.split('_')[0]
-
-
 def exported_module(path) -> str | None:
-    "The module that a notebook exports."
+    "The module that a notebook exports, for instance 'method.spatial'."
     found = re.search(r'^#\|\s*default_exp\s+(\S+)', '\n'.join(map(source, cells(path))), re.M)
     return found[1] if found else None
 
 
-def imported_modules(path) -> set[str]:
-    "The modules of the package that a notebook imports."
+def named_modules(tree: ast.AST) -> set[str]:
+    "The modules of the package that code imports, or names in a text from which they could be imported."
     found = set()
-    for node in (node for tree in parsed(path) for node in ast.walk(tree)):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import): found |= {alias.name for alias in node.names}
         if isinstance(node, ast.ImportFrom):
-            names = [node.module] if node.module != 'regpre_nb' else [f'regpre_nb.{item}' for item in names]
-        found |= {item.split('.')[1] for item in names if (item or '').startswith('regpre_nb.')}
-    return found
+            found |= {node.module or '', *(f'{node.module}.{alias.name}' for alias in node.names)}
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found |= set(re.findall(r'\bregpre_nb(?:\.\w+)+', node.value))
+    places = (item.split('.')[1:3] for item in found if item.startswith('regpre_nb.'))
+    return {'.'.join(place) for place in places}
+
+
+def upward(trees: list[ast.AST], path, places: dict[str, tuple[int, int]]) -> set[str]:
+    "What a notebook of the library names although it stands on a later page."
+    own = place(path)
+    rooms = {room: (ROOMS.index(room), -1) for room in ROOMS}
+    return {module for tree in trees for module in named_modules(tree)
+            if places.get(module, rooms.get(module.split('.')[0], (99, 0))) > own}
+
+
+def place(path) -> tuple[int, int]:
+    "The room of a page and its number: the reading order."
+    return ROOMS.index(path.parent.name), int(path.stem.split('_')[0])
+
+
+PLACES = {exported_module(path): place(path) for path in LIBRARY}
+
+
+def outside_its_init(path) -> list[ast.AST]:
+    "The code of a notebook without the cells that a room itself runs: it stands above its pages."
+    return parsed([text for text in texts_of(path) if not re.match(r'#\|\s*exporti? \w+\.__init__', text)])
 
 
 @pytest.mark.parametrize('path', LIBRARY, ids=name)
 def test_imports_go_down(path):
-    "A library notebook exports one module and imports only lower-numbered ones."
-    place = {exported_module(other): number(other) for other in LIBRARY}
-    assert exported_module(path)
-    wrong = {module for module in imported_modules(path) if place.get(module, '99') >= number(path)}
-    assert not wrong, f'imports {sorted(wrong)}'
+    "A library notebook exports one module, named after its room and file, and uses only pages before it."
+    assert exported_module(path) == f'{path.parent.name}.{path.stem.split("_", 1)[1]}'
+    assert not upward(outside_its_init(path), path, PLACES)
 
 
-def test_numbers_are_unique():
-    "No two library notebooks share a number."
-    assert len({number(path) for path in LIBRARY}) == len(LIBRARY)
+@pytest.mark.parametrize('planted', [
+    'from regpre_nb.learn.training import fit', 'import regpre_nb.learn.training',
+    'from regpre_nb.learn import training',
+    "import_module('regpre_nb.learn.training')", "METHOD = 'regpre_nb.learn.training:fit'",
+    'from regpre_nb.data.template import random_anatomy', 'from regpre_nb import learn',
+    "import_module('regpre_nb.learn')"])
+def test_planted_imports_are_found(planted):
+    "By statement and by name, from a later page and a later room; a page before it may be used."
+    cohorts = next(path for path in LIBRARY if path.stem == '12_cohorts')
+    assert upward([ast.parse(planted)], cohorts, PLACES)
+    below = ast.parse('from regpre_nb.data.files import read_rows\nimport regpre_nb.method.spatial')
+    assert not upward([below], cohorts, PLACES)
+
+
+def test_numbers():
+    "Numbers go up by tens from room to room, and no two pages share one."
+    numbers = [int(path.stem.split('_')[0]) for path in LIBRARY]
+    assert numbers == sorted(set(numbers))
+    assert all(number // 10 == ROOMS.index(path.parent.name) for number, path in zip(numbers, LIBRARY))
 
 
 def public(path) -> list[tuple[str, ast.AST]]:
@@ -200,7 +232,7 @@ def bound_to_cuda(tree: ast.AST) -> list[str]:
 def test_safe_and_portable(path):
     "No file is unpickled, no device is insisted on."
     problems = []
-    for tree in parsed(path):
+    for tree in parsed(texts_of(path)):
         problems += filter(None, (unsafe(node) for node in ast.walk(tree) if isinstance(node, ast.Call)))
         problems += bound_to_cuda(tree)
     assert not problems, '\n'.join(problems)

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from regpre_nb import baselines, pairwise
-from regpre_nb.baselines import METHODS, Method, Registered, cached, register_pair
-from regpre_nb.cohorts import Cohort
-from regpre_nb.pairwise import PairwiseSettings, choosing_pairs, mean_score, register_cohort
-from regpre_nb.training import save_weights
-from regpre_nb.transmorph import SETTINGS, TransMorph
-from regpre_nb.volumes import InputError, read_table
+from regpre_nb.compare import methods, pairwise
+from regpre_nb.compare.methods import METHODS, Method, Registered, cached, register_pair
+from regpre_nb.compare.pairwise import PairwiseSettings, choosing_pairs, mean_score, register_cohort
+from regpre_nb.data.cohorts import Cohort
+from regpre_nb.data.files import read_table
+from regpre_nb.learn.training import save_weights
+from regpre_nb.method.settings import InputError
+from regpre_nb.method.swin import SETTINGS
+from regpre_nb.method.transmorph import TransMorph
 
 SHAPE, SPACING = (16, 16, 16), (1., 1., 1.)
 PLACES = {'a/b': 5, 'a_b': 6, 'a-to-b': 7, 'a': 8, 'c': 9, 'b-to-c': 10, '001': 4, 'NA': 11}  # case -> its ball
@@ -53,7 +55,7 @@ def ours(monkeypatch):
     module.register, module.warm_up = register, warm_up
     monkeypatch.setitem(sys.modules, 'ours', module)
     monkeypatch.setitem(METHODS, 'ours', Method('Ours', 'ours:register', '', '', warm_up='ours:warm_up'))
-    baselines._warm.cache_clear()
+    methods._warm.cache_clear()
     return module
 
 
@@ -167,7 +169,7 @@ def fake(monkeypatch):
         known = {'method': method, 'settings': settings, 'versions': {}}
         if name in state.fails or limit < 5: return Registered(**known, failure='Fake did not finish.')
         return Registered(**known, displacement=torch.zeros(1, 3, *SHAPE), seconds=1, cpu_seconds=1, peak_mb=300)
-    monkeypatch.setattr(baselines, 'register_pair', register)
+    monkeypatch.setattr(methods, 'register_pair', register)
     monkeypatch.setitem(METHODS, 'fake', Method('Fake', 'nowhere:run', '', ''))
     return state
 
@@ -229,7 +231,7 @@ def test_choosing_pairs_by_landmarks():
 
 def test_misspelt_choices():
     "A word that is no choice of a setting is a wrong request."
-    assert baselines._refusal(baselines.syn, {'transform': 'SyNonly'}, 'SyN (ANTs)') == (
+    assert methods._refusal(methods.syn, {'transform': 'SyNonly'}, 'SyN (ANTs)') == (
         'SyNonly: no transform of SyN (ANTs); choose from SyN, SyNOnly.')
-    with pytest.raises(ValueError, match='syn_metric'): baselines.syn(None, None, SPACING, syn_metric='MI')
-    with pytest.raises(ValueError, match='kind'): baselines.textured_pair('rough')
+    with pytest.raises(ValueError, match='syn_metric'): methods.syn(None, None, SPACING, syn_metric='MI')
+    with pytest.raises(ValueError, match='kind'): methods.textured_pair('rough')

@@ -5,12 +5,13 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from regpre_nb.claims import Claim, claims_page, gains, matches
-from regpre_nb.comparison import box_figure, by_start, cost_table, pair_costs, tuning_table
-from regpre_nb.front import stored_table
-from regpre_nb.landmarks import case_errors, case_table, compare_errors, landmark_table, readable_errors
-from regpre_nb.metrics import pair_name, subject_rows
-from regpre_nb.report import (
+from regpre_nb.learn.scoring import pair_name, subject_rows
+from regpre_nb.paper.claims import Claim, claims_page, gains, matches
+from regpre_nb.paper.comparison import box_figure, by_start, cost_table, pair_costs, tuning_table
+from regpre_nb.paper.front import stored_table
+from regpre_nb.paper.jobs import Run, run_folder
+from regpre_nb.paper.landmarks import case_errors, case_table, compare_errors, landmark_table, readable_errors
+from regpre_nb.paper.tables import (
     compare,
     read_per_subject,
     read_scores,
@@ -20,7 +21,6 @@ from regpre_nb.report import (
     score_table,
     shown_table,
 )
-from regpre_nb.runs import Run, run_folder
 
 CASES = ['001', '01', '1', 'NA', 'null', 'nan', 'None', '1e3', 'a|b', '[/b]', 'two\nlines', '-1', 'True', '$x$']
 STRUCTURES = ['3', 'NA', '', 'null', 'left | right', '007']

@@ -13,12 +13,13 @@ import pandas as pd
 import psutil
 import pytest
 from commands import COMMAND, environment, hippocampus_like, regpre
-from conftest import ROOT, parsed
+from conftest import ROOT, parsed, texts_of
 from matplotlib.image import imread
 
-from regpre_nb.cohorts import load_cohort
-from regpre_nb.report import read_scores, score_table
-from regpre_nb.runs import all_runs, run_folder, studies, study_runs, with_pretraining
+from regpre_nb.data.cohorts import load_cohort
+from regpre_nb.paper.jobs import run_folder
+from regpre_nb.paper.studies import all_runs, studies, study_runs, with_pretraining
+from regpre_nb.paper.tables import read_scores, score_table
 
 ASKED = '--profile', 'smoke', '--data', 'template'
 SMOKE = dict(profile='smoke', data='template')
@@ -93,7 +94,7 @@ def ages(*paths):
 
 def written(function, data='template'):
     "The names under which a cohort's studies save: the constant arguments of a function, read from the notebooks."
-    calls = [node for study in studies(data) for tree in parsed(ROOT / 'nbs' / 'studies' / f'{study}.ipynb')
+    calls = [node for study in studies(data) for tree in parsed(texts_of(ROOT / 'nbs' / 'studies' / f'{study}.ipynb'))
              for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == function]
     return sorted({argument.value for call in calls for argument in call.args if isinstance(argument, ast.Constant)})
 

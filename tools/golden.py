@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from regpre_nb.heads import PretrainingNetwork
-from regpre_nb.losses import diffusion, gaussian_kl, local_ncc, one_hot, soft_dice
-from regpre_nb.metrics import dice_per_label, folding
-from regpre_nb.random_images import perlin_noise, random_displacement, random_pair
-from regpre_nb.spatial import compose, integrate, jacobian_determinant, warp
-from regpre_nb.transmorph import SETTINGS, SwinEncoder, TransMorph
+from regpre_nb.method.heads import PretrainingNetwork
+from regpre_nb.method.losses import diffusion, gaussian_kl, local_ncc, one_hot, soft_dice
+from regpre_nb.method.metrics import dice_per_label, folding
+from regpre_nb.method.random_images import perlin_noise, random_displacement, random_pair
+from regpre_nb.method.spatial import compose, integrate, jacobian_determinant, warp
+from regpre_nb.method.swin import SETTINGS, SwinEncoder
+from regpre_nb.method.transmorph import TransMorph
 
 FOLDER = Path(__file__).resolve().parent.parent / 'tests' / 'golden'
 SHAPE = 24, 20, 28
