@@ -19,7 +19,7 @@ def finished(run):
 
 def needed_by_run(wildcards):
     run = RUNS[wildcards.key]
-    return [finished(run.encoder)] if run.encoder else []
+    return [finished(run.start)] if run.start else []
 
 
 def needed_by_study(wildcards):

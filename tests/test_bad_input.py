@@ -44,7 +44,7 @@ def keys(sound):
     "The keys of three smoke runs."
     cohort = load_cohort('hippocampus', sound)
     pretrain = pretraining_run('smoke', cohort, 0)
-    return {'initial': initial_run('smoke', cohort, 0), 'pretrain': pretrain,
+    return {'initial': initial_run('smoke', cohort), 'pretrain': pretrain,
             'finetune': finetuning_run('smoke', cohort, 0, encoder=pretrain)}
 
 
@@ -252,7 +252,7 @@ def test_ixi_is_checked_first(tmp_path):
 def test_bad_ixi_ends_a_run(tmp_path):
     "A single run stops at the first file that cannot be used."
     root, trace = spoilt_ixi(tmp_path, marked=False)
-    run = initial_run('smoke', load_cohort('ixi', tmp_path), 0)
+    run = initial_run('smoke', load_cohort('ixi', tmp_path))
     done = regpre('train', run.key, '--profile', 'smoke', '--data', 'ixi', '--root', tmp_path, REGPRE_DATA=tmp_path)
     refused(done, root / 'Test' / 'subject_1.pkl', 'none of the 30')
     assert not trace.exists()

@@ -88,7 +88,7 @@ def test_train(tmp_path):
     for folder in (data, hook): folder.mkdir()
     (hook / 'sitecustomize.py').write_text(NO_NETWORK)
     hippocampus_like(data)
-    run = initial_run('smoke', load_cohort('hippocampus', data), 0)
+    run = initial_run('smoke', load_cohort('hippocampus', data))
     asked = 'train', run.key, '--profile', 'smoke', '--data', 'hippocampus', '--root', root
     done = installed(*asked, REGPRE_DATA=data, PYTHONPATH=hook)
     folder = run_folder(run, root)
@@ -117,7 +117,7 @@ def test_train_on_ixi(tmp_path):
 def test_train_on_a_manifest(tmp_path):
     "Own files, subject to subject."
     listed(tmp_path / 'data')
-    run = initial_run('smoke', load_cohort('folder', tmp_path / 'data'), 0)
+    run = initial_run('smoke', load_cohort('folder', tmp_path / 'data'))
     done = regpre('train', run.key, '--profile', 'smoke', '--data', 'folder', '--root', tmp_path,
                   REGPRE_DATA=tmp_path / 'data')
     assert done.returncode == 0, done.stderr
@@ -166,7 +166,7 @@ def test_the_block_blocks(tmp_path):
 def test_template_is_offline(tmp_path):
     "The template comes with the installed packages."
     (tmp_path / 'sitecustomize.py').write_text(NO_NETWORK)
-    run = initial_run('smoke', load_cohort('template'), 0)
+    run = initial_run('smoke', load_cohort('template'))
     done = installed('train', run.key, '--profile', 'smoke', '--root', tmp_path / 'out', PYTHONPATH=tmp_path)
     assert done.returncode == 0 and (run_folder(run, tmp_path / 'out') / 'run.json').is_file(), done.stderr
 

@@ -9,7 +9,7 @@ from regpre_nb.learn.scoring import pair_name, subject_rows
 from regpre_nb.paper.claims import Claim, claims_page, gains, matches
 from regpre_nb.paper.comparison import box_figure, by_start, cost_table, pair_costs, tuning_table
 from regpre_nb.paper.front import stored_table
-from regpre_nb.paper.jobs import Run, run_folder
+from regpre_nb.paper.jobs import Initial, run_folder
 from regpre_nb.paper.landmarks import case_errors, case_table, compare_errors, landmark_table, readable_errors
 from regpre_nb.paper.tables import (
     compare,
@@ -27,9 +27,9 @@ STRUCTURES = ['3', 'NA', '', 'null', 'left | right', '007']
 LABELS = 'Initial', 'Better'
 
 
-def run(name: str) -> Run:
+def run(name: str) -> Initial:
     "A run of which only the folder matters."
-    return Run(name, 'smoke', 'made-up', 0, network=None)
+    return Initial(name=name, profile='smoke', data='made-up')
 
 
 def scores(gain: float, cases: list[str] = CASES) -> pd.DataFrame:

@@ -113,11 +113,11 @@ def test_every_run_once(project):
     for run in runs:
         folder = run_folder(run, project)
         assert json.loads((folder / 'run.json').read_text())['key'] == run.key
-        assert (folder / 'per_subject.csv').exists() == (not run.pretrains)
-        if run.training:
+        assert (folder / 'per_subject.csv').exists() == run.scored
+        if run.steps:
             steps = [json.loads(line)['step'] for line in (folder / 'log.jsonl').read_text().splitlines()]
-            assert steps == list(range(1, run.training.steps + 1)), run.key
-            assert (folder / ('encoder.safetensors' if run.pretrains else 'model.safetensors')).is_file()
+            assert steps == list(range(1, run.steps + 1)), run.key
+            assert (folder / f'{run.leaves[-1]}.safetensors').is_file()
     pairs = {tuple(frame[['moving', 'fixed']].drop_duplicates().itertuples(index=False, name=None))
              for frame in read_scores(study_runs('2_ablation', **SMOKE), project).values()}
     assert len(pairs) == 1, 'the runs were scored on different pairs'

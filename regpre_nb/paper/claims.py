@@ -16,6 +16,7 @@ import pandas as pd
 
 from ..compare.statistics import FEWEST_SUBJECTS, per_pair
 from ..data.files import replacing
+from .studies import Share
 from .tables import Comparison, compare_values, made_from, markdown_table, published, smoothed
 
 # %% ../../nbs/paper/44_claims.ipynb #46884604
@@ -92,7 +93,8 @@ def ablation_claims(scores: Scores,                # of 2_ablation
     return found
 
 # %% ../../nbs/paper/44_claims.ipynb #adb49ede
-def fraction_claims(scores: Scores,             # of 3_data_fraction
+def fraction_claims(rows: Sequence[Share],      # of 3_data_fraction
+                    scores: Scores,             # of its labels
                     compared: Callable[[pd.DataFrame, pd.DataFrame], Comparison],  # two methods of the cohort
                     subjects: Callable[[pd.DataFrame], pd.Series],  # scores -> Dice of every subject
                     root: str | Path,           # the project's folder
@@ -100,36 +102,39 @@ def fraction_claims(scores: Scores,             # of 3_data_fraction
                    ) -> list[Claim]:
     "What table 2 says."
     paper, found = published(root, 2), []
-    shares = [label.removeprefix('W/o pretraining, ') for label in scores
-              if label.startswith('W/o') and not label.endswith('same steps')]
-    smallest = min(shares, key=lambda share: float(share.split()[0]))
-    whole = 'W/o pretraining, 100 %'
+    labels = {(row.pretrained, row.fraction, row.same_steps): row.label for row in rows}
+    smallest, whole = min(row.fraction for row in rows), labels[False, 1, False]
 
     def add(sentence, place, one, other, verdict):
         found.append(difference_claim(sentence, place, scores, one, other, compared, verdict))
 
-    for few, many in (('10 %', '100 %'), ('5 %', '40 %')):
-        sentence = f'With pretraining, {few} of the images match {many} without it.'
-        places = ('With Pretraining', few.replace(' ', '')), ('W/o Pretraining', many.replace(' ', ''))
-        one, other = f'With pretraining, {few}', f'W/o pretraining, {many}'
-        if one in scores and other in scores:
-            add(sentence, f'table 2: {_numbers(paper, *places)}', one, other, matches)
-    for label in [label for label in scores if label.startswith('With') and label.endswith('same steps')]:
-        share = label.split(', ')[1]
-        add(f'With pretraining, {share} of the images match 100 % without it, given as many steps.',
-            'not in the paper, which keeps the epochs', label, whole, matches)
-    add(f'Without pretraining the score falls when only {smallest} of the images are left.', 'table 2', whole,
-        f'W/o pretraining, {smallest}', gains)
-    found.append(_more_when_few(scores, subjects, smallest, seed))
+    for few, many in ((0.1, 1), (0.05, 0.4)):
+        one, other = labels.get((True, few, False)), labels.get((False, many, False))
+        places = ('With Pretraining', f'{few:.0%}'), ('W/o Pretraining', f'{many:.0%}')
+        if one and other:
+            add(f'With pretraining, {_percent(few)} of the images match {_percent(many)} without it.',
+                f'table 2: {_numbers(paper, *places)}', one, other, matches)
+    for row in rows:
+        if not (row.pretrained and row.same_steps): continue
+        add(f'With pretraining, {_percent(row.fraction)} of the images match 100 % without it, given as many steps.',
+            'not in the paper, which keeps the epochs', row.label, whole, matches)
+    add(f'Without pretraining the score falls when only {_percent(smallest)} of the images are left.', 'table 2',
+        whole, labels[False, smallest, False], gains)
+    gained = [subjects(scores[labels[True, share, False]]) - subjects(scores[labels[False, share, False]])
+              for share in (smallest, 1)]
+    found.append(_more_when_few(*gained, smallest, seed))
     return found
 
 
-def _more_when_few(scores, subjects, share, seed):
-    "Whether pretraining brings more with few images than with all."
-    few, many = (subjects(scores[f'With pretraining, {s}']) - subjects(scores[f'W/o pretraining, {s}'])
-                 for s in (share, '100 %'))
+def _percent(fraction):
+    "'10 %'"
+    return f'{100 * fraction:g} %'
+
+
+def _more_when_few(few, many, fraction, seed):
+    "Whether pretraining brings more with few images than with all, given what each subject gains."
     difference = compare_values(few, many, seed)
-    return Claim(f'Pretraining brings more with {share} of the images than with all of them.', 'table 2',
+    return Claim(f'Pretraining brings more with {_percent(fraction)} of the images than with all of them.', 'table 2',
                  f'{few.mean():+.4f} against {many.mean():+.4f} Dice; difference {described(difference)}',
                  gains(difference))
 

@@ -19,12 +19,12 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from ..compare.methods import METHODS, missing
-from ..compare.pairwise import PairwiseSettings, cost_row, register_kept
+from ..compare.pairwise import cost_row, register_kept
 from ..compare.statistics import dice_table, per_pair
 from ..data.cohorts import Cohort
 from ..data.files import read_table
 from .claims import Claim, Scores, difference_claim, gains, matches
-from .jobs import Run, run_folder
+from .jobs import Pairwise, Run, run_folder
 from .tables import Comparison, plain_text, published
 
 # %% ../../nbs/paper/46_comparison.ipynb #dbc6dd2f
@@ -38,7 +38,7 @@ def pair_costs(run: Run,             # trained; of a network or of a method
     if (folder / 'cost.csv').exists(): return read_table(folder / 'cost.csv', ('seconds', 'cpu_seconds', 'peak_mb'))
     settings = {'weights': str((folder / 'model.safetensors').resolve())}
     rows = [cost_row(pair, register_kept('network', settings, cohort, pair, folder / 'cost'))
-            for pair in cohort.test_pairs[:pairs if run.training else 0]]
+            for pair in cohort.test_pairs[:pairs if run.leaves else 0]]
     return pd.DataFrame(rows, columns=['pair', 'seconds', 'cpu_seconds', 'peak_mb', 'versions', 'failure'])
 
 
@@ -70,7 +70,7 @@ def tuning_table(runs: Mapping[str, Run],  # label -> run; all finished
     for label, run in runs.items():
         path = run_folder(run, root) / 'tuning.csv'
         if not path.exists():
-            if isinstance(run.task, PairwiseSettings) and run.task.method != 'network':
+            if isinstance(run, Pairwise) and run.task.method != 'network':
                 tables.append(pd.DataFrame([{'method': label, 'settings': json.dumps(run.task.grid[0]), 'pairs': 0,
                                              'chosen': 'the only one'}]))
             continue

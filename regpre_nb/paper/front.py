@@ -18,6 +18,8 @@ import pandas as pd
 
 from ..data.files import read_table
 from .landmarks import case_errors
+from .profiles import FRACTIONS
+from .studies import share_label
 from .tables import made_from, published, read_per_subject
 
 # %% ../../nbs/paper/47_front.ipynb #14e00006
@@ -102,14 +104,13 @@ def pretraining_facts(folder: str | Path,  # results/<profile>-<data>
     if (path := tables / 'table2.csv').is_file():
         rows = read_table(path, _TESTED)
         rows = rows[rows['compared with'] != '']
-        same = rows['method'].str.endswith('same steps')
+        same = rows['method'].isin([share_label(True, fraction, True) for fraction in FRACTIONS])
         protocols = {'as many epochs, as in the paper': rows[~same], 'as many steps as all images get': rows[same]}
         found += [f'Given {words}, the mean Dice is {_verdicts(part)} (p < 0.05 after Holm\'s correction).'
                   for words, part in protocols.items() if len(part)]
     if (path := tables / 'headline.csv').is_file():
         rows = read_table(path, ('difference', 'p_value')).set_index('method')
-        shown = {'as many epochs': 'With pretraining, 10 %',
-                 'as many steps': 'With pretraining, 10 %, same steps'}
+        shown = {'as many epochs': share_label(True, 0.1), 'as many steps': share_label(True, 0.1, same_steps=True)}
         told = [f'{rows.loc[label, "difference"]:+.4f} ({_probability(rows.loc[label, "p_value"])}) given {words}'
                 for words, label in shown.items() if label in rows.index]
         if told: found.append(f'A tenth of the images with pretraining, minus all without it: {"; ".join(told)}.')

@@ -17,7 +17,7 @@ import pandas as pd
 from ..compare.statistics import interval_text
 from ..method.settings import InputError
 from .claims import Claim, gains
-from .tables import Comparison, _compared, compare_values, published
+from .tables import Comparison, compare_values, paired_tests, published
 
 # %% ../../nbs/paper/45_landmarks.ipynb #eee51248
 def case_errors(scores: pd.DataFrame,  # per_subject.csv of a cohort with landmarks
@@ -60,7 +60,7 @@ def landmark_table(scores: Mapping[str, pd.DataFrame],  # label -> per_subject.c
                    seed: int = 0,                       # of the bootstrap
                   ) -> pd.DataFrame:                    # one row a label
     "Averages of several methods, with paired tests over cases."
-    compared = _compared(scores, reference, partial(compare_errors, seed=seed))
+    compared = paired_tests(scores, reference, partial(compare_errors, seed=seed))
     alone = {'compared with': ''} | dict.fromkeys((
         'difference', 'low', 'high', 'lowest difference', 'highest difference', 'p', 'p (Holm)'), np.nan)
     return pd.DataFrame([{'method': label, **average_error(frame), **compared.get(label, alone)}

@@ -230,27 +230,13 @@ def _cohort_or_plan(data):
         return replace(published_ixi(), made_from=lambda case: ('published',))
 
 
-def _described(run, cohort):
-    "What a run learns from and starts from, in words."
-    from regpre_nb.compare.pairwise import PairwiseSettings
-    from regpre_nb.data.cohorts import subset
-    if isinstance(run.task, PairwiseSettings):
-        start = f' from {run.encoder.key}' if run.encoder else ''
-        return f'registers pair by pair{start}, {_count(len(run.task.grid), "setting")} tried on training pairs'
-    if not run.training: return 'nothing is trained'
-    cases = len(subset(cohort.train, run.fraction, run.seed))
-    named = {'random': 'random pairs', 'cohort': f'{cases} images',
-             'held-out': f'pairs of {len(cohort.train) - cases} other images'}
-    images = named.get(run.images, f'pairs of the cohort {run.images}')
-    return f'{images}, ' + (f'from {run.encoder.key}' if run.encoder else 'from scratch')
-
-
 def _times(profile, found, seed, root):
     "How long each run takes, None where nothing tells; how to write that, and the sum."
+    from regpre_nb.paper.jobs import Pairwise
     from regpre_nb.paper.tables import gpu_hours, results_folder
     from regpre_nb.use.life import known_pace
     if profile == 'paper':
-        hours = [gpu_hours(run, _project(root)) if run.training or not run.task else None for run in found]
+        hours = [None if isinstance(run, Pairwise) else gpu_hours(run, _project(root)) for run in found]
         return hours, '{:.1f} h', 'about {:.0f} GPU hours at the speed of the paper'
     results = results_folder(profile, found[0].data, seed, root)
     pace = known_pace(found, results, root)
@@ -271,15 +257,17 @@ def runs(
     from regpre_nb.paper.studies import all_runs
     cohort = _cohort_or_plan(data)
     found = all_runs(profile, cohort, seed)
-    if exact: return typer.echo('\n'.join(json.dumps({'key': run.key, **asdict(run)}) for run in found))
+    if exact:
+        described = ({'key': run.key, 'kind': type(run).__name__, **asdict(run)} for run in found)
+        return typer.echo('\n'.join(map(json.dumps, described)))
     times, form, total = _times(profile, found, seed, root)
     for run, time_of_it in zip(found, times):
         shown = '?' if time_of_it is None else form.format(time_of_it)
         done = 'done' if (run_folder(run, root) / 'run.json').exists() else ''
-        typer.echo(f'{run.key:38s} {run.training.steps if run.training else 0:7d} steps  {shown:>9s}  '
-                   f'{done:4s}  {_described(run, cohort)}')
+        typer.echo(f'{run.key:38s} {run.steps:7d} steps  {shown:>9s}  '
+                   f'{done:4s}  {run.words(cohort)}')
     known = [each for each in times if each is not None]
-    steps, unknown = sum(run.training.steps for run in found if run.training), len(times) - len(known)
+    steps, unknown = sum(run.steps for run in found), len(times) - len(known)
     typer.echo(f'{len(found)} runs, {steps} steps' + f', {total.format(sum(known))}' * bool(known)
                + f'; nothing tells yet how long {unknown} of them take (?)' * bool(unknown), err=True)
 
@@ -311,13 +299,14 @@ def dry_run(
     seed: SeedOption = 0,
 ) -> None:
     "Build every run at full size and take one step, through the same code; IXI and DIR-Lab are made up for it."
-    from regpre_nb.paper.studies import all_runs, rehearse
+    from regpre_nb.paper.jobs import rehearse
+    from regpre_nb.paper.studies import all_runs
     with tempfile.TemporaryDirectory() as folder:
         if data in MADE_UP:
             MADE_UP[data](Path(folder))
             os.environ['REGPRE_DATA'] = folder
         for done in rehearse(all_runs(profile, data, seed), Path(folder) / 'rehearsal'):
-            trained = f'loss {done.loss:8.4f}' if done.run.training else 'scored'
+            trained = f'loss {done.loss:8.4f}' if done.run.steps else 'scored'
             told = f'the same as {done.like}' if done.like else f'{trained:13s}  {done.seconds:6.1f} s'
             typer.echo(f'{done.run.key:38s} {told}')
     typer.echo('Every run can be built and takes a step.')

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ..compare.pairwise import PairwiseSettings
 from ..data.cohorts import Cohort, load_cohort
 from ..data.files import make_folder, only_process, write_json
 from ..method.settings import InputError
@@ -155,30 +154,17 @@ def _failure(log, note=None):
     return ''
 
 # %% ../../nbs/use/50_life.ipynb #91f17f51
-def _done(run, folder):
-    "Steps or pairs that a run has done, all of them, and the seconds that they took."
-    if isinstance(run.task, PairwiseSettings):
-        spent = []
-        for path in (folder / 'pairs').glob('*.json'):
-            with suppress(OSError, ValueError): spent.append(json.loads(path.read_text()).get('seconds') or 0.0)
-        return len(spent), run.test_pairs or 0, sum(spent)
-    if not run.training: return 0, 0, 0.0
-    try: last = json.loads(last_line(folder / 'log.jsonl'))
-    except ValueError: last = {'step': 0, 'seconds': 0.0}  # none, or it is being written
-    return last['step'], run.training.steps, last['seconds']
-
-
 def _kind(run):
     "Runs of one kind take about as long for a step."
-    return type(run.task).__name__, run.images == 'random', run.data
+    return type(run).__name__, run.wants_images, run.data
 
 
 def _speeds(runs, root):
     "Kind -> seconds of a step, by the logs that are there; finished runs or not."
     spent: dict = {}
     for run in runs:
-        step, _, seconds = _done(run, run_folder(run, root))
-        if run.training and step:
+        step, _, seconds = run.done(run_folder(run, root))
+        if run.steps and step:
             steps, before = spent.get(_kind(run), (0, 0.0))
             spent[_kind(run)] = steps + step, before + seconds
     return {kind: seconds / steps for kind, (steps, seconds) in spent.items()}
@@ -191,7 +177,7 @@ def _earlier(folder):
     found = {study: (entry['seconds'], 0) for study, entry in summary.items() if 'seconds' in entry}
     for entry in summary.values():
         for record in entry['runs'].values():
-            steps = (record['run']['training'] or {}).get('steps', 0)
+            steps = (record['run'].get('training') or {}).get('steps', 0)
             found[record['run']['name']] = record['seconds'], steps
     return found
 
@@ -203,10 +189,10 @@ class Pace(NamedTuple):
 
     def seconds(self, run: Run) -> float | None:
         "How long a run takes in all; None where nothing tells."
-        if run.training and (speed := self.speeds.get(_kind(run))): return speed * run.training.steps
+        if run.steps and (speed := self.speeds.get(_kind(run))): return speed * run.steps
         if run.name not in self.earlier: return None
         seconds, steps = self.earlier[run.name]
-        return seconds * run.training.steps / steps if run.training and steps else seconds
+        return seconds * run.steps / steps if run.steps and steps else seconds
 
     def study(self, name: str) -> float | None:
         "How long a study takes: as before, or as the others of its cohort on average; None where nothing tells."
@@ -234,7 +220,7 @@ def in_words(seconds: float | None,  # a time; None: not known
 def _run_job(run, root, pace, reason=''):
     "How far a run is; `reason` says why a finished one does not count."
     folder = run_folder(run, root)
-    (step, steps, spent), log = _done(run, folder), folder / 'output.txt'
+    (step, steps, spent), log = run.done(folder), folder / 'output.txt'
     if (folder / 'run.json').exists() and not reason: return Job(run.key, 'done', log, steps, steps, 0.0)
     running = held(folder / '.lock')
     error = reason or ('' if running else _failure(log, folder / 'failed.txt'))
