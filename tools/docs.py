@@ -19,6 +19,7 @@ SITE = ROOT / '_docs'
 RUNS = (  # whose outputs the study pages show, best first
     'cpu-hippocampus', 'cpu-labelmaps', 'cpu-template', 'cpu-lung_phantom', 'cpu-lung_pair')
 
+ROOMS = 'method', 'data', 'learn', 'compare', 'paper', 'use'  # folders of nbs/, in reading order
 DIRECTIVE = re.compile(r'^#\|\s*([\w-]+):?[ \t]*(.*)\n?', re.M)
 SHOWN = re.compile(r'\A---\n+(?:\[source\][^\n]*\n+)?#{2,4} (\S+)\n+', re.M)
 HEADING = re.compile(r'^#+ .*$', re.M)
@@ -117,10 +118,9 @@ def own_links(text: str, labels: set[str], base: str) -> str:
 
 
 def contents(pages: list[str]) -> str:
-    "The site's table of contents: the library in reading order, then the studies and what they found."
-    groups = {'Library': [p for p in pages if '/' not in p and p != 'index'],
-              'Studies': [p for p in pages if p.startswith('studies/')],
-              'Results': [p for p in pages if p.startswith('results/')]}
+    "The site's table of contents: the rooms in reading order, then the studies and what they found."
+    groups = {folder.capitalize(): [p for p in pages if p.startswith(f'{folder}/')]
+              for folder in (*ROOMS, 'studies', 'results')}
     blocks = ['\n'.join(['```{toctree}', ':hidden:', f':caption: {caption}', '', *names, '```'])
               for caption, names in groups.items() if names]
     return '\n\n'.join(blocks)

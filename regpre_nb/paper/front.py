@@ -20,21 +20,15 @@ from ..data.files import read_table
 from .landmarks import case_errors
 from .profiles import FRACTIONS
 from .studies import share_label
-from .tables import made_from, published, read_per_subject
+from .tables import made_from, markdown_table, published, read_per_subject
 
 # %% ../../nbs/paper/47_front.ipynb #14e00006
 def stored_table(path: Path,  # a Markdown file
                 ) -> pd.DataFrame:  # text as it is written there, markup included
     "The table of a page that `save_table` or `claims_page` wrote."
-    lines = [line for line in path.read_text(encoding='utf-8').splitlines() if line.startswith('| ')]
+    lines = [line for line in path.read_text(encoding='utf-8').splitlines() if line.startswith('|')]
     names, _, *rows = ([cell.strip() for cell in re.split(r'(?<!\\)\|', line)[1:-1]] for line in lines)
     return pd.DataFrame(rows, columns=names)
-
-
-def _markdown(table):
-    "A table of such text as Markdown."
-    rows = [list(table.columns), ['---'] * len(table.columns), *table.values.tolist()]
-    return '\n'.join('| ' + ' | '.join(row) + ' |' for row in rows)
 
 
 @dataclass(frozen=True)
@@ -73,7 +67,7 @@ def front_table(table: FrontTable,  # one of `TABLES`
     shown = stored_table(path)[list(table.columns)].set_axis(list(table.columns.values()), axis=1)
     made = re.search(r'\*\*Here: (.*?)\*\*', path.read_text(encoding='utf-8'))
     words = [made[1].strip() if made else '', table.note, f'[All columns](../{place}).']
-    return f'**{table.heading}**\n\n{" ".join(filter(None, words))}\n\n{_markdown(shown)}'
+    return f'**{table.heading}**\n\n{" ".join(filter(None, words))}\n\n{markdown_table(shown, markup=True)}'
 
 # %% ../../nbs/paper/47_front.ipynb #14e0000a
 _TESTED = ('difference', 'p (Holm)')
@@ -205,7 +199,8 @@ def overview(root: str | Path,  # the project's folder
         rows.append({'`DATA`': f'[{name.removeprefix("cpu-")}](../results/{name}/README.md): {what}',
                      **{_SHORT.get(verdict, verdict): str(counts.get(verdict, 0)) for verdict in _VERDICTS},
                      'hours': f'{hours_of_runs(folder):.1f}'})
-    return _markdown(pd.DataFrame(rows)) if rows else 'None is stored yet: `make reproduce` makes them.'
+    if not rows: return 'None is stored yet: `make reproduce` makes them.'
+    return markdown_table(pd.DataFrame(rows), markup=True)
 
 
 def mixed_facts(root: str | Path,  # the project's folder

@@ -279,12 +279,12 @@ def _cell(value):
     return re.sub(r'\r\n|[\r\n]', '<br>', _MARKUP.sub(lambda found: '\\' + found[0], str(value)))
 
 # %% ../../nbs/paper/43_tables.ipynb #4571abc7
-def markdown_table(frame: pd.DataFrame,  # of text
+def markdown_table(frame: pd.DataFrame,   # of text
+                   markup: bool = False,  # the text is Markdown already
                   ) -> str:
     "A frame as a Markdown table."
-    rows = [[_cell(value) for value in row] for row in [frame.columns, *frame.values.tolist()]]
-    rows.insert(1, ['---'] * len(frame.columns))
-    return '\n'.join('| ' + ' | '.join(row) + ' |' for row in rows)
+    cells = frame if markup else frame.rename(columns=_cell).map(_cell)
+    return cells.to_markdown(index=False, tablefmt='github', disable_numparse=True)
 
 
 def shown_table(frame: pd.DataFrame,  # of text
