@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from regpre_nb.data import labelmaps
-from regpre_nb.data.cohorts import CHECKERS, COHORTS, check_data, load_cohort
+from regpre_nb.data.cohorts import check_data, load_cohort
 from regpre_nb.data.dirlab import _same_images, case_table, check_dirlab
 from regpre_nb.data.ixi import convert_ixi, make_ixi_like, read_arrays
 from regpre_nb.data.phantom import PAIR_POINTS, _pair_points
@@ -159,7 +159,3 @@ def test_label_maps_on_the_common_grid(tmp_path, monkeypatch):
                             '1.nii.gz: no voxel of Left-Hippocampus is left on the grid of 3.2 mm',
                             '2.nii.gz: no voxel of Left-Hippocampus (doubtful)']
     with pytest.raises(InputError, match='2 problems, the first in 3.nii.gz'): report.refuse()
-
-
-def test_every_check_is_of_a_cohort():
-    assert {*CHECKERS} <= {*COHORTS}

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FIXED', 'MOVING', 'Phase', 'Rule', 'PAPER_SIZE', 'DIRLAB', 'TOLERANCE', 'CaseInfo', 'case_table', 'find_image',
            'find_points', 'to_hounsfield', 'window', 'read_scan', 'read_points', 'read_pair', 'distances', 'lung_mask',
-           'Grid', 'grid_about', 'to_grid', 'points_to_grid', 'points_to_scan', 'sphere_points', 'lung_cohort',
-           'dirlab_cohort', 'DirlabReport', 'check_dirlab']
+           'Grid', 'grid_about', 'to_grid', 'points_to_grid', 'points_to_scan', 'sphere_points', 'DirlabReport',
+           'check_dirlab', 'lung_cohort', 'dirlab_cohort']
 
 # %% ../../nbs/data/18_dirlab.ipynb #c6639960
 import hashlib
@@ -29,7 +29,7 @@ import torch
 from scipy import ndimage
 from tqdm import tqdm
 
-from .cohorts import CHECKERS, COHORTS, Cohort, DataReport, data_folder, problem_table, twins
+from .cohorts import Cohort, DataReport, cohort, data_folder, problem_table, twins
 from .files import cache_folder, file_fingerprint, only_process, read_rows, replacing
 from .volumes import Volume, bounding_box, resample
 from ..method.settings import InputError, checked
@@ -389,116 +389,6 @@ def sphere_points(
         moved[row] = start + ndimage.center_of_mass(block.data)
     return moved
 
-# %% ../../nbs/data/18_dirlab.ipynb #491c2e30
-_VERSION = 1  # raised when the code changes what it makes
-
-
-def _make_case(
-    images: Mapping[str, Path], case: int, table: Mapping[int, CaseInfo], size: int,
-) -> dict[str, np.ndarray]:
-    "Images and lungs of both phases on the cubic grid, and its origin."
-    scans = {phase: read_scan(path, case, table) for phase, path in images.items()}
-    masks = {phase: lung_mask(scan) for phase, scan in scans.items()}
-    grid = grid_about(list(masks.values()), table[case], size)
-    made = {'origin': np.array(grid.origin)}
-    for phase, scan in scans.items():
-        made[f'{phase}_image'], made[f'{phase}_labels'] = to_grid(scan, masks[phase], grid)
-    return made
-
-
-def _load_parts(path: Path, parts: Sequence[str]) -> list[np.ndarray] | None:
-    "Arrays of a kept case; None where it is not there or broken."
-    try:
-        with np.load(path) as kept: return [kept[part] for part in parts]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile): return None
-
-
-def _case_parts(
-    parts: Sequence[str], case: int, root: Path, table: Mapping[int, CaseInfo], size: int,
-) -> list[np.ndarray]:
-    "Arrays of a case, made and kept if need be."
-    images = {phase: find_image(root, case, phase) for phase in (FIXED, MOVING)}
-    contents = [file_fingerprint(path) for path in images.values()]
-    key = hashlib.sha256(json.dumps([_VERSION, table[case], size, contents]).encode()).hexdigest()[:16]
-    path = cache_folder()/'lung'/f'case{case}-{key}.npz'
-    if found := _load_parts(path, parts): return found
-    with only_process(path.parent):
-        if found := _load_parts(path, parts): return found  # made while this process waited
-        if size >= PAPER_SIZE: print(f'lung: resampling case {case}, once; it takes half a minute', file=sys.stderr)
-        made = _make_case(images, case, table, size)
-        with replacing(path) as temporary, open(temporary, 'wb') as file: np.savez(file, **made)
-    return [made[part] for part in parts]
-
-# %% ../../nbs/data/18_dirlab.ipynb #33bb568b
-def _split_name(name: str) -> tuple[int, str]:
-    "'case1_T00' -> 1, 'T00'."
-    case, phase = name.removeprefix('case').split('_')
-    return int(case), phase
-
-
-def _read_phase(name: str, root: Path, table: Mapping[int, CaseInfo], size: int) -> tuple[np.ndarray, np.ndarray]:
-    "Image and label map of one phase of a case on the cubic grid."
-    case, phase = _split_name(name)
-    image, labels = _case_parts((f'{phase}_image', f'{phase}_labels'), case, root, table, size)
-    return np.ascontiguousarray(image), np.ascontiguousarray(labels)
-
-
-def _files_of(
-    name: str, root: Path, table: Mapping[int, CaseInfo], size: int, rule: str,
-) -> tuple[Path | str, ...]:
-    "What a phase of a case is made from: images of both phases, landmarks, and settings."
-    case, _ = _split_name(name)
-    files = [find(root, case, phase) for find in (find_image, find_points) for phase in (FIXED, MOVING)]
-    return *files, f'lung {_VERSION}, {size}, {rule}, {tuple(table[case][:3])}'
-
-
-def _landmarks_of(
-    moving: str, fixed: str, root: Path, table: Mapping[int, CaseInfo], size: int, rule: str,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    "Landmarks of the moving and of the fixed case, (300, 3) float32, voxel indices of the cubic grid."
-    (case, moving_phase), (other, fixed_phase) = _split_name(moving), _split_name(fixed)
-    if case != other:
-        raise InputError(f'{moving} and {fixed}: are of two patients, whose landmarks do not correspond; '
-                         'register the two phases of one.')
-    info, spacing = table[case], table[case].target*PAPER_SIZE/size
-    files = (find_points(root, case, phase) for phase in (fixed_phase, moving_phase))
-    points = read_pair(*files, info.size)[::-1]
-    grid = Grid(size, spacing, tuple(_case_parts(('origin',), case, root, table, size)[0].tolist()))
-    if rule == 'sphere': moved = [sphere_points(p, info.size, info.spacing, grid) for p in points]
-    else: moved = [points_to_grid(p, info.spacing, grid) for p in points]
-    return tuple(torch.from_numpy(p).float() for p in moved)
-
-# %% ../../nbs/data/18_dirlab.ipynb #52f21c69
-@checked
-def lung_cohort(
-    name: str,  # of the cohort
-    root: str | Path,  # the folder that holds the case folders
-    description: str,  # a phrase that says what the data are
-    simulated: bool,  # whether a program made the images
-    size: int = PAPER_SIZE,  # voxels along each axis of the cubic grid, a multiple of 16
-    table: Mapping[int, CaseInfo] | None = None,  # of the cases; None: the folder's cases.csv, or else DIR-Lab's
-    rule: Rule = 'exact',  # how landmarks follow the image: 'exact' by formula, or 'sphere' as in the paper
-) -> Cohort:  # T50 to T00 of each patient; cases 7 and up train, 1 to 6 validate and test
-    "The cohort of a folder in DIR-Lab's format."
-    if size % 16 or size < 16: raise ValueError(f'lung_cohort: size is {size}, it must be a multiple of 16')
-    root = Path(root)
-    table = case_table(root) if table is None else dict(table)
-    for case, phase in product(table, (FIXED, MOVING)): find_image(root, case, phase), find_points(root, case, phase)
-    train, test = (tuple(f'case{k}_{FIXED}' for k in sorted(table) if (k > 6) == large) for large in (True, False))
-    if not (train and test):
-        raise InputError(f'{root}: the cases are {sorted(table)}; number some from 1 to 6, which test, and others '
-                         'from 7 up, which train.')
-    pairs = {fixed: fixed.replace(FIXED, MOVING) for fixed in (*train, *test)}
-    spacings = {f'case{k}_{p}': (info.target*PAPER_SIZE/size,)*3 for k, info in table.items() for p in (FIXED, MOVING)}
-    tested = tuple((pairs[fixed], fixed) for fixed in test)
-    places = {'root': root, 'table': table, 'size': size}
-    return Cohort(
-        name=name, description=description, simulated=simulated, shape=(size,)*3, spacing=spacings[test[0]],
-        spacings=spacings, structures={1: 'lung'}, label_set='the lungs by threshold', atlas=None,
-        train=train, validation=test, validation_pairs=tested, test_pairs=tested, partners=pairs, keep=size <= 96,
-        read=partial(_read_phase, **places), landmarks=partial(_landmarks_of, rule=rule, **places),
-        made_from=partial(_files_of, rule=rule, **places))
-
 # %% ../../nbs/data/18_dirlab.ipynb #68db3636
 def _holds_cases(folder: Path) -> bool:
     "Whether case folders, files of cases or a table of them lie in a folder."
@@ -523,14 +413,6 @@ def what_it_is(root: Path) -> tuple[str, bool]:
         return 'real 4DCT of the DIR-Lab', False
     said = (root/'PHANTOM').read_text(errors='replace').strip().splitlines()
     return said[0] if said else "simulated, in DIR-Lab's format", True
-
-# %% ../../nbs/data/18_dirlab.ipynb #fca82612
-def dirlab_cohort(
-    folder: str | Path | None = None,  # the case folders' or the one that holds dirlab; None: that of REGPRE_DATA
-) -> Cohort:  # on the paper's grid
-    "The paper's lung cohort, or whatever lies in a folder of the same format."
-    root = _dirlab_root(folder)
-    return lung_cohort('dirlab', root, *what_it_is(root))
 
 # %% ../../nbs/data/18_dirlab.ipynb #cbdac491
 def _share_inside(points: np.ndarray, mask: np.ndarray) -> float:
@@ -659,5 +541,121 @@ def check_dirlab(
     shown = pd.DataFrame(rows).to_string(index=False, float_format='{:.2f}'.format, na_rep='-')
     return DirlabReport('dirlab', root, f'{what_it_is(root)[0]}\n{shown}', problem_table(problems), pd.DataFrame(rows))
 
-# %% ../../nbs/data/18_dirlab.ipynb #5fb2befe
-COHORTS['dirlab'], CHECKERS['dirlab'] = dirlab_cohort, check_dirlab
+# %% ../../nbs/data/18_dirlab.ipynb #491c2e30
+_VERSION = 1  # raised when the code changes what it makes
+
+
+def _make_case(
+    images: Mapping[str, Path], case: int, table: Mapping[int, CaseInfo], size: int,
+) -> dict[str, np.ndarray]:
+    "Images and lungs of both phases on the cubic grid, and its origin."
+    scans = {phase: read_scan(path, case, table) for phase, path in images.items()}
+    masks = {phase: lung_mask(scan) for phase, scan in scans.items()}
+    grid = grid_about(list(masks.values()), table[case], size)
+    made = {'origin': np.array(grid.origin)}
+    for phase, scan in scans.items():
+        made[f'{phase}_image'], made[f'{phase}_labels'] = to_grid(scan, masks[phase], grid)
+    return made
+
+
+def _load_parts(path: Path, parts: Sequence[str]) -> list[np.ndarray] | None:
+    "Arrays of a kept case; None where it is not there or broken."
+    try:
+        with np.load(path) as kept: return [kept[part] for part in parts]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile): return None
+
+
+def _case_parts(
+    parts: Sequence[str], case: int, root: Path, table: Mapping[int, CaseInfo], size: int,
+) -> list[np.ndarray]:
+    "Arrays of a case, made and kept if need be."
+    images = {phase: find_image(root, case, phase) for phase in (FIXED, MOVING)}
+    contents = [file_fingerprint(path) for path in images.values()]
+    key = hashlib.sha256(json.dumps([_VERSION, table[case], size, contents]).encode()).hexdigest()[:16]
+    path = cache_folder()/'lung'/f'case{case}-{key}.npz'
+    if found := _load_parts(path, parts): return found
+    with only_process(path.parent):
+        if found := _load_parts(path, parts): return found  # made while this process waited
+        if size >= PAPER_SIZE: print(f'lung: resampling case {case}, once; it takes half a minute', file=sys.stderr)
+        made = _make_case(images, case, table, size)
+        with replacing(path) as temporary, open(temporary, 'wb') as file: np.savez(file, **made)
+    return [made[part] for part in parts]
+
+# %% ../../nbs/data/18_dirlab.ipynb #33bb568b
+def _split_name(name: str) -> tuple[int, str]:
+    "'case1_T00' -> 1, 'T00'."
+    case, phase = name.removeprefix('case').split('_')
+    return int(case), phase
+
+
+def _read_phase(name: str, root: Path, table: Mapping[int, CaseInfo], size: int) -> tuple[np.ndarray, np.ndarray]:
+    "Image and label map of one phase of a case on the cubic grid."
+    case, phase = _split_name(name)
+    image, labels = _case_parts((f'{phase}_image', f'{phase}_labels'), case, root, table, size)
+    return np.ascontiguousarray(image), np.ascontiguousarray(labels)
+
+
+def _files_of(
+    name: str, root: Path, table: Mapping[int, CaseInfo], size: int, rule: str,
+) -> tuple[Path | str, ...]:
+    "What a phase of a case is made from: images of both phases, landmarks, and settings."
+    case, _ = _split_name(name)
+    files = [find(root, case, phase) for find in (find_image, find_points) for phase in (FIXED, MOVING)]
+    return *files, f'lung {_VERSION}, {size}, {rule}, {tuple(table[case][:3])}'
+
+
+def _landmarks_of(
+    moving: str, fixed: str, root: Path, table: Mapping[int, CaseInfo], size: int, rule: str,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    "Landmarks of the moving and of the fixed case, (300, 3) float32, voxel indices of the cubic grid."
+    (case, moving_phase), (other, fixed_phase) = _split_name(moving), _split_name(fixed)
+    if case != other:
+        raise InputError(f'{moving} and {fixed}: are of two patients, whose landmarks do not correspond; '
+                         'register the two phases of one.')
+    info, spacing = table[case], table[case].target*PAPER_SIZE/size
+    files = (find_points(root, case, phase) for phase in (fixed_phase, moving_phase))
+    points = read_pair(*files, info.size)[::-1]
+    grid = Grid(size, spacing, tuple(_case_parts(('origin',), case, root, table, size)[0].tolist()))
+    if rule == 'sphere': moved = [sphere_points(p, info.size, info.spacing, grid) for p in points]
+    else: moved = [points_to_grid(p, info.spacing, grid) for p in points]
+    return tuple(torch.from_numpy(p).float() for p in moved)
+
+# %% ../../nbs/data/18_dirlab.ipynb #52f21c69
+@checked
+def lung_cohort(
+    name: str,  # of the cohort
+    root: str | Path,  # the folder that holds the case folders
+    description: str,  # a phrase that says what the data are
+    simulated: bool,  # whether a program made the images
+    size: int = PAPER_SIZE,  # voxels along each axis of the cubic grid, a multiple of 16
+    table: Mapping[int, CaseInfo] | None = None,  # of the cases; None: the folder's cases.csv, or else DIR-Lab's
+    rule: Rule = 'exact',  # how landmarks follow the image: 'exact' by formula, or 'sphere' as in the paper
+) -> Cohort:  # T50 to T00 of each patient; cases 7 and up train, 1 to 6 validate and test
+    "The cohort of a folder in DIR-Lab's format."
+    if size % 16 or size < 16: raise ValueError(f'lung_cohort: size is {size}, it must be a multiple of 16')
+    root = Path(root)
+    table = case_table(root) if table is None else dict(table)
+    for case, phase in product(table, (FIXED, MOVING)): find_image(root, case, phase), find_points(root, case, phase)
+    train, test = (tuple(f'case{k}_{FIXED}' for k in sorted(table) if (k > 6) == large) for large in (True, False))
+    if not (train and test):
+        raise InputError(f'{root}: the cases are {sorted(table)}; number some from 1 to 6, which test, and others '
+                         'from 7 up, which train.')
+    pairs = {fixed: fixed.replace(FIXED, MOVING) for fixed in (*train, *test)}
+    spacings = {f'case{k}_{p}': (info.target*PAPER_SIZE/size,)*3 for k, info in table.items() for p in (FIXED, MOVING)}
+    tested = tuple((pairs[fixed], fixed) for fixed in test)
+    places = {'root': root, 'table': table, 'size': size}
+    return Cohort(
+        name=name, description=description, simulated=simulated, shape=(size,)*3, spacing=spacings[test[0]],
+        spacings=spacings, structures={1: 'lung'}, label_set='the lungs by threshold', atlas=None,
+        train=train, validation=test, validation_pairs=tested, test_pairs=tested, partners=pairs, keep=size <= 96,
+        read=partial(_read_phase, **places), landmarks=partial(_landmarks_of, rule=rule, **places),
+        made_from=partial(_files_of, rule=rule, **places))
+
+# %% ../../nbs/data/18_dirlab.ipynb #fca82612
+@cohort('dirlab', check=check_dirlab)
+def dirlab_cohort(
+    folder: str | Path | None = None,  # the case folders' or the one that holds dirlab; None: that of REGPRE_DATA
+) -> Cohort:  # on the paper's grid
+    "The paper's lung cohort, or whatever lies in a folder of the same format."
+    root = _dirlab_root(folder)
+    return lung_cohort('dirlab', root, *what_it_is(root))

@@ -8,7 +8,6 @@ __all__ = ['read_rows', 'read_table', 'make_folder', 'replacing', 'writing', 'wr
 
 # %% ../../nbs/data/10_files.ipynb #ac6bdad5
 import csv
-import fcntl
 import hashlib
 import json
 import os
@@ -20,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pandas as pd
+from filelock import FileLock, Timeout
 
 from ..method.settings import InputError
 
@@ -141,15 +141,14 @@ def file_name(
 def only_process(folder: Path,  # is made
                 ) -> Iterator[None]:
     "Hold the lock of a folder; wait for whoever holds it."
-    try: lock = open(make_folder(folder) / '.lock', 'w')
+    lock = FileLock(make_folder(folder) / '.lock')
+    try: held = lock.acquire(blocking=False)
+    except Timeout:
+        print(f'{folder.name}: another process is at it; waiting', file=sys.stderr)
+        held = lock.acquire()
     except OSError as error:
         raise InputError(f'{folder}: cannot be written to ({error.strerror}); choose another folder.') from error
-    with lock:
-        try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f'{folder.name}: another process is at it; waiting', file=sys.stderr)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    with held: yield
 
 # %% ../../nbs/data/10_files.ipynb #4bd20173
 def cache_folder() -> Path:  # it need not exist yet

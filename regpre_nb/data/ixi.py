@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['IXI_COUNTS', 'IXI_LABELS', 'IXI_TEST_LABELS', 'IXI_VALIDATION_LABELS', 'IXI_GROUPS', 'REAL_IXI', 'ixi_classes',
-           'side_groups', 'ArrayUnpickler', 'read_arrays', 'make_ixi_like', 'ixi_cohort', 'published_ixi', 'check_ixi',
-           'convert_ixi']
+           'side_groups', 'ArrayUnpickler', 'read_arrays', 'make_ixi_like', 'check_ixi', 'convert_ixi', 'published_ixi',
+           'ixi_cohort']
 
 # %% ../../nbs/data/15_ixi.ipynb #da3ee2ab
 import hashlib
@@ -13,6 +13,7 @@ import os
 import pickle
 import re
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,7 +26,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from tqdm import tqdm
 
-from .cohorts import CHECKERS, COHORTS, Cohort, DataReport, data_folder, problem_table, twins
+from .cohorts import Cohort, DataReport, cohort, data_folder, problem_table, twins
 from .files import make_folder, replacing
 from .volumes import Volume, load_grid, load_volume, match, save_volume
 from ..method.metrics import label_index
@@ -340,51 +341,6 @@ def _atlas_shape(root: Path, files: tuple[Path, ...]) -> tuple[int, int, int]:
         raise InputError(f'{files[0]}: has shape {shape}, where three multiples of 16 are needed; copy it again.')
     return shape
 
-# %% ../../nbs/data/15_ixi.ipynb #18e1b3c6
-def ixi_cohort(
-    folder: str | Path | None = None,  # IXI_data or the folder that holds it; None: the one that REGPRE_DATA names
-) -> Cohort:  # atlas-to-subject
-    "The paper's cohort, from the files of TransMorph's authors or their conversion to NIfTI."
-    root = _ixi_root(folder)
-    files, atlas = _subject_files(root), _atlas_files(root)
-    train, validation, test = (tuple(c for c in files if c.startswith(f'{part}/')) for part in IXI_COUNTS)
-    if not (train and validation and test):
-        raise InputError(f'{root}: holds {len(train)} cases in Train, {len(validation)} in Val and {len(test)} in Test '
-                         'and needs some in each; copy the folder again.')
-    shape, made_up = _atlas_shape(root, atlas), (root/MADE_UP).is_file()
-    files['atlas'] = atlas
-    read, made_from = partial(_read_case, files=files, shape=shape), partial(_files_and_ids, files=files)
-    described = "made-up files in IXI's format, random shapes and no brains" if made_up else REAL_IXI
-    return _ixi(described, made_up, shape, train, validation, test, read, made_from)
-
-
-def _files_and_ids(case: str, files: dict[str, tuple[Path, ...]]) -> tuple[Path | str, ...]:
-    "The files of a case, and which labels are kept of them."
-    return *files[case], f'labels {np.unique(_KEPT_IDS).tolist()}'
-
-
-REAL_IXI = 'real T1 MR brains of IXI, preprocessed by the authors of TransMorph'
-
-
-def _ixi(description, made_up, shape, train, validation, test, read, made_from):
-    "A cohort with IXI's structures and pairs."
-    return Cohort(
-        name='ixi', description=description, simulated=made_up, shape=shape, spacing=(1., 1., 1.), atlas='atlas',
-        train=train, validation=validation,
-        structures={label: IXI_LABELS[label] for label in IXI_TEST_LABELS}, groups=IXI_GROUPS,
-        label_set='IXI, 30 structures in 17 groups, left and right averaged',
-        validation_pairs=tuple(('atlas', case) for case in validation),
-        test_pairs=tuple(('atlas', case) for case in test),
-        read=read, made_from=made_from, keep=False)
-
-
-def published_ixi() -> Cohort:  # no case can be read
-    "IXI as it is published, to plan runs where the files are not at hand."
-    def read(case): raise InputError(f'{case}: IXI is not at hand, its runs can only be listed; set REGPRE_DATA.')
-
-    train, validation, test = (tuple(f'{part}/{n:03}' for n in range(count)) for part, count in IXI_COUNTS.items())
-    return _ixi(REAL_IXI, False, (160, 192, 224), train, validation, test, read, lambda case: ('as published',))
-
 # %% ../../nbs/data/15_ixi.ipynb #218daf72
 def _expected_counts(root: Path) -> dict[str, int]:
     "How many cases each folder should hold: the paper's numbers, or what a made-up folder says of itself."
@@ -499,7 +455,51 @@ def convert_ixi(
     if (root/MADE_UP).is_file() and root != target: shutil.copyfile(root/MADE_UP, target/MADE_UP)
     for case, files in tqdm([*_subject_files(root).items(), ('atlas', atlas)], 'converting', disable=not progress):
         _convert_case(files, tuple(target/f'{case}_{kind}.nii.gz' for kind in ('image', 'labels')), shape)
+    print(f'{target.name}: with an identity affine, since the pickles say nothing about orientation', file=sys.stderr)
     return target
 
-# %% ../../nbs/data/15_ixi.ipynb #8d3cb745
-COHORTS['ixi'], CHECKERS['ixi'] = ixi_cohort, check_ixi
+# %% ../../nbs/data/15_ixi.ipynb #18e1b3c6
+REAL_IXI = 'real T1 MR brains of IXI, preprocessed by the authors of TransMorph'
+
+
+def _ixi(description, made_up, shape, train, validation, test, read, made_from):
+    "A cohort with IXI's structures and pairs."
+    return Cohort(
+        name='ixi', description=description, simulated=made_up, shape=shape, spacing=(1., 1., 1.), atlas='atlas',
+        train=train, validation=validation,
+        structures={label: IXI_LABELS[label] for label in IXI_TEST_LABELS}, groups=IXI_GROUPS,
+        label_set='IXI, 30 structures in 17 groups, left and right averaged',
+        validation_pairs=tuple(('atlas', case) for case in validation),
+        test_pairs=tuple(('atlas', case) for case in test),
+        read=read, made_from=made_from, keep=False)
+
+
+def published_ixi() -> Cohort:  # no case can be read
+    "IXI as it is published, to plan runs where the files are not at hand."
+    def read(case): raise InputError(f'{case}: IXI is not at hand, its runs can only be listed; set REGPRE_DATA.')
+
+    train, validation, test = (tuple(f'{part}/{n:03}' for n in range(count)) for part, count in IXI_COUNTS.items())
+    return _ixi(REAL_IXI, False, (160, 192, 224), train, validation, test, read, lambda case: ('published',))
+
+# %% ../../nbs/data/15_ixi.ipynb #eea3ac78
+def _files_and_ids(case: str, files: dict[str, tuple[Path, ...]]) -> tuple[Path | str, ...]:
+    "The files of a case, and which labels are kept of them."
+    return *files[case], f'labels {np.unique(_KEPT_IDS).tolist()}'
+
+
+@cohort('ixi', check=check_ixi, convert=convert_ixi, make_up=make_ixi_like, planned=published_ixi)
+def ixi_cohort(
+    folder: str | Path | None = None,  # IXI_data or the folder that holds it; None: the one that REGPRE_DATA names
+) -> Cohort:  # atlas-to-subject
+    "The paper's cohort, from the files of TransMorph's authors or their conversion to NIfTI."
+    root = _ixi_root(folder)
+    files, atlas = _subject_files(root), _atlas_files(root)
+    train, validation, test = (tuple(c for c in files if c.startswith(f'{part}/')) for part in IXI_COUNTS)
+    if not (train and validation and test):
+        raise InputError(f'{root}: holds {len(train)} cases in Train, {len(validation)} in Val and {len(test)} in Test '
+                         'and needs some in each; copy the folder again.')
+    shape, made_up = _atlas_shape(root, atlas), (root/MADE_UP).is_file()
+    files['atlas'] = atlas
+    read, made_from = partial(_read_case, files=files, shape=shape), partial(_files_and_ids, files=files)
+    described = "made-up files in IXI's format, random shapes and no brains" if made_up else REAL_IXI
+    return _ixi(described, made_up, shape, train, validation, test, read, made_from)

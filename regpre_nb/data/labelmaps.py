@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RENAMED', 'CSF', 'STRUCTURES', 'GROUPS', 'T1', 'head_to_brain', 'is_brain', 't1_contrast', 'paint', 'common_space',
-           'common_grid', 'Recipe', 'make_case', 'split_cases', 'central_case', 'prepare_labelmaps', 'labelmaps_cohort',
-           'check_labelmaps']
+           'common_grid', 'Recipe', 'make_case', 'split_cases', 'central_case', 'prepare_labelmaps', 'check_labelmaps',
+           'labelmaps_cohort']
 
 # %% ../../nbs/data/16_labelmaps.ipynb #f57d1c71
 import hashlib
@@ -24,7 +24,7 @@ from scipy import ndimage
 from scipy.linalg import expm, logm
 from tqdm import tqdm
 
-from .cohorts import CHECKERS, COHORTS, Cohort, DataReport, problem_table, twins
+from .cohorts import Cohort, DataReport, cohort, problem_table, twins
 from .files import cache_folder, file_fingerprint, make_folder, only_process, replacing
 from .ixi import IXI_GROUPS, IXI_LABELS, IXI_TEST_LABELS
 from .template import random_appearance
@@ -283,38 +283,6 @@ def prepare_labelmaps(
             temporary.write_text(json.dumps(record, indent=1))
     return kept, json.loads((kept/'recipe.json').read_text())
 
-# %% ../../nbs/data/16_labelmaps.ipynb #834b8c93
-def _read_prepared(case: str, folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    "Image and label map of one case."
-    return (load_volume(folder/'images'/f'{case}.nii.gz').data,
-            load_volume(folder/'labels'/f'{case}.nii.gz', labels=True).data)
-
-
-def _recipe_of(case: str, recipe: str) -> tuple[str]:
-    "What a case is made from: all label maps, since they make the common space, and the recipe; `recipe` names both."
-    return (recipe,)
-
-
-# %% ../../nbs/data/16_labelmaps.ipynb #eb708b95
-def labelmaps_cohort(
-    folder: str | Path | None = None,  # that holds synthseg_labelmaps_20; None: the one that REGPRE_DATA names
-) -> Cohort:  # atlas to subject, and test subject to test subject
-    "The cohort of real label maps with synthesised intensities; prepares it on first use."
-    kept, record = prepare_labelmaps(folder)
-    atlas, train, validation, test = (record[part] for part in ('atlas', 'train', 'validation', 'test'))
-    validation = (*validation, *train[:4])
-    between = [(moving, fixed) for moving in test for fixed in test if moving != fixed]
-    recipe = record['recipe']
-    return Cohort(
-        name='labelmaps', description=f"real label maps of {len(record['matrices'])} brains, intensities synthesised "
-        'from the labels (SynthSeg)', simulated=True, shape=tuple(recipe['shape']), spacing=(recipe['spacing'],)*3,
-        structures=STRUCTURES, atlas=atlas, train=tuple(train), validation=validation,
-        validation_pairs=tuple((atlas, case) for case in validation),
-        test_pairs=(*((atlas, case) for case in test), *between), read=partial(_read_prepared, folder=kept),
-        made_from=partial(_recipe_of, recipe=kept.name),
-        label_set="IXI's 30 structures in 17 groups as far as the maps have them: "
-        f'{len(STRUCTURES)} structures in {len(GROUPS)} groups', groups=GROUPS)
-
 # %% ../../nbs/data/16_labelmaps.ipynb #f1e0d002
 def _lost(small: Path, source: Path) -> tuple[list[str], list[str]]:
     "Structures that a map has lost on the common grid, and those that it never had."
@@ -340,5 +308,35 @@ def check_labelmaps(
             problems.append((path.name, f"no voxel of {', '.join(missing[:3])}{more}", True))
     return DataReport('labelmaps', kept.name, f'{len(files)} label maps', problem_table(problems))
 
-# %% ../../nbs/data/16_labelmaps.ipynb #2b539e97
-COHORTS['labelmaps'], CHECKERS['labelmaps'] = labelmaps_cohort, check_labelmaps
+# %% ../../nbs/data/16_labelmaps.ipynb #834b8c93
+def _read_prepared(case: str, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    "Image and label map of one case."
+    return (load_volume(folder/'images'/f'{case}.nii.gz').data,
+            load_volume(folder/'labels'/f'{case}.nii.gz', labels=True).data)
+
+
+def _recipe_of(case: str, recipe: str) -> tuple[str]:
+    "What a case is made from: all label maps, since they make the common space, and the recipe; `recipe` names both."
+    return (recipe,)
+
+
+# %% ../../nbs/data/16_labelmaps.ipynb #eb708b95
+@cohort('labelmaps', check=check_labelmaps, find=_sources, cpu_steps=(1000, 700))
+def labelmaps_cohort(
+    folder: str | Path | None = None,  # that holds synthseg_labelmaps_20; None: the one that REGPRE_DATA names
+) -> Cohort:  # atlas to subject, and test subject to test subject
+    "The cohort of real label maps with synthesised intensities; prepares it on first use."
+    kept, record = prepare_labelmaps(folder)
+    atlas, train, validation, test = (record[part] for part in ('atlas', 'train', 'validation', 'test'))
+    validation = (*validation, *train[:4])
+    between = [(moving, fixed) for moving in test for fixed in test if moving != fixed]
+    recipe = record['recipe']
+    return Cohort(
+        name='labelmaps', description=f"real label maps of {len(record['matrices'])} brains, intensities synthesised "
+        'from the labels (SynthSeg)', simulated=True, shape=tuple(recipe['shape']), spacing=(recipe['spacing'],)*3,
+        structures=STRUCTURES, atlas=atlas, train=tuple(train), validation=validation,
+        validation_pairs=tuple((atlas, case) for case in validation),
+        test_pairs=(*((atlas, case) for case in test), *between), read=partial(_read_prepared, folder=kept),
+        made_from=partial(_recipe_of, recipe=kept.name),
+        label_set="IXI's 30 structures in 17 groups as far as the maps have them: "
+        f'{len(STRUCTURES)} structures in {len(GROUPS)} groups', groups=GROUPS)

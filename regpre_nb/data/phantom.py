@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from .cohorts import COHORTS, Cohort, data_folder
+from .cohorts import COHORTS, Cohort, cohort, data_folder
 from regpre_nb.data.dirlab import (
     DIRLAB,
     FIXED,
@@ -605,6 +605,7 @@ def _settings(scale: int, sliding: bool, seed: int, cases: int, data: str | Path
             'scale': scale, 'sliding': sliding, 'seed': seed, 'cases': cases}
 
 # %% ../../nbs/data/19_phantom.ipynb #2858dcd1
+@cohort('lung_phantom', find=find_chest, cpu_steps=(1500, 1600))  # 400 epochs of four pairs, as in the paper
 def phantom_cohort(
     folder: str | Path | None = None,  # a phantom, or the folder of data; None: that of REGPRE_DATA, if it is set
 ) -> Cohort:  # ten cases, 64 x 64 x 64 voxels
@@ -725,6 +726,7 @@ def _made_from_either(case: str, files: tuple[Path, ...], phantom: Cohort) -> Se
     return files if case in PAIR else phantom.made_from(case)
 
 
+@cohort('lung_pair', find=_pair_files, networks_from='lung_phantom')
 def pair_cohort(
     folder: str | Path | None = None,  # that holds elastix_lungct_pair; None: that of REGPRE_DATA
 ) -> Cohort:  # trained on the phantom, tested on the pair
@@ -741,4 +743,4 @@ def pair_cohort(
         made_from=partial(_made_from_either, files=_pair_files(folder), phantom=phantom))
 
 # %% ../../nbs/data/19_phantom.ipynb #afb8a3fc
-COHORTS['lung_phantom'], COHORTS['lung_pair'] = phantom_cohort, pair_cohort
+COHORTS['dirlab'] = replace(COHORTS['dirlab'], make_up=lambda folder: make_phantom(folder/'dirlab'))
