@@ -111,11 +111,11 @@ class Cohort:
     ) -> str:  # 16 hexadecimal digits
         "What cases hold and how the cohort takes them: the same for a copy elsewhere, another after any change."
         cases = self.cases if cases is None else cases
-        _refuse_unknown(self, cases)
+        _refuse_unknown_case(self, cases)
         return _hash_of(self, cases)
 
 # %% ../../nbs/data/12_cohorts.ipynb #acb2ad57
-def _refuse_unknown(cohort: Cohort, cases: Sequence[str]) -> None:
+def _refuse_unknown_case(cohort: Cohort, cases: Sequence[str]) -> None:
     "Raise `InputError` for the first name that is no case."
     known = {*cohort.cases}
     if unknown := [case for case in cases if case not in known]:
@@ -126,7 +126,7 @@ def _refuse_unknown(cohort: Cohort, cases: Sequence[str]) -> None:
 def _arrays_of(cohort: Cohort, case: str) -> tuple[torch.Tensor, torch.Tensor]:
     "Image and labels as tensors, from memory if they were read before."
     if found := cohort._kept.get(case): return found
-    _refuse_unknown(cohort, [case])
+    _refuse_unknown_case(cohort, [case])
     image, labels = (torch.from_numpy(np.ascontiguousarray(a))[None] for a in cohort.read(case))
     if not cohort.keep:
         for other in [c for c in cohort._kept if c != cohort.atlas][:-1]: cohort._kept.pop(other, None)

@@ -55,7 +55,7 @@ def read_rows(
     return [(line, {name: cell for name, cell in zip(names, cells) if name}) for line, cells in padded]
 
 # %% ../../nbs/data/10_files.ipynb #07488d31
-def _number(path: Path, line: int, name: str, cell: str) -> float:
+def _cell_number(path: Path, line: int, name: str, cell: str) -> float:
     "A cell as a number; an empty one is NaN."
     try: return float(cell or 'nan')
     except ValueError as error:
@@ -74,7 +74,7 @@ def read_table(
             raise InputError(f'{path}, line {line}: has {len(cells)} cells for {len(names)} columns; complete it.')
     rows = read_rows(path, (*columns, *numbers))
     table = {name: [row[name] for _, row in rows] for name in names if name}
-    for name in numbers: table[name] = [_number(Path(path), line, name, row[name]) for line, row in rows]
+    for name in numbers: table[name] = [_cell_number(Path(path), line, name, row[name]) for line, row in rows]
     kinds = {name: float if name in numbers else str for name in table}
     return pd.DataFrame({name: pd.Series(cells, dtype=kinds[name]) for name, cells in table.items()})
 

@@ -108,7 +108,7 @@ def _deal(cases: Sequence[str], least: int) -> dict[str, tuple[str, ...]]:
     return {part: tuple(sorted(names)) for part, names in parts.items()}
 
 
-def _parts(path: Path, rows: list[ManifestRow]) -> tuple[str | None, dict[str, tuple[str, ...]]]:
+def _split_parts(path: Path, rows: list[ManifestRow]) -> tuple[str | None, dict[str, tuple[str, ...]]]:
     "The atlas, and the cases of train, validation and test."
     atlas = next((row.case for row in rows if row.split == 'atlas'), None)
     cases, least = [row for row in rows if row.split != 'atlas'], 1 if atlas else 2
@@ -281,7 +281,7 @@ def folder_cohort(
     "The images that a manifest lists."
     path = _manifest_path(folder)
     rows = sorted(read_manifest(path), key=lambda row: (row.split != 'atlas', row.case))
-    atlas, parts = _parts(path, rows)
+    atlas, parts = _split_parts(path, rows)
     (shape, spacing), (structures, groups, label_set, listed) = _common_grid(rows), _announced(path, rows[0])
     validation_pairs, test_pairs = (
         tuple((atlas, case) for case in parts[part]) if atlas else seeded_pairs(parts[part], count, seed)

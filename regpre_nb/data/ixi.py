@@ -122,7 +122,7 @@ def _number_type(asked: _Request) -> np.dtype:
     return np.dtype(code).newbyteorder(order if order in ('<', '>') else '=')
 
 
-def _array(asked: _Request) -> np.ndarray:
+def _asked_array(asked: _Request) -> np.ndarray:
     "The array that a pickle describes; it cannot be written to."
     axes = None
     if asked.name == '_frombuffer': raw, kind, shape, order, *axes = asked.given
@@ -142,7 +142,7 @@ def read_arrays(
         raise InputError(f'{path}: no such file; check the name.')
     try:
         with open(path, 'rb') as file: content = ArrayUnpickler(file).load()
-        return tuple(_array(part) for part in (content if isinstance(content, tuple | list) else [content]))
+        return tuple(_asked_array(part) for part in (content if isinstance(content, tuple | list) else [content]))
     except _Refused as error:
         raise InputError(f'{path}: asks for {error}, where only arrays of numbers are allowed; '
                          'nothing of it was run, fetch the file from its authors.') from error
@@ -154,7 +154,7 @@ def read_arrays(
 _SUBJECT = re.compile(r'(subject_[0-9A-Za-z-]+)(\.pkl|_image\.nii\.gz|_labels\.nii\.gz)')
 
 
-def _files_of(folder: Path, stem: str) -> tuple[Path, ...]:
+def _stored_files(folder: Path, stem: str) -> tuple[Path, ...]:
     "The files of a case: image and label map in NIfTI, or else one pickle."
     nifti, pickled = tuple(folder/f'{stem}_{kind}.nii.gz' for kind in ('image', 'labels')), folder/f'{stem}.pkl'
     return (pickled,) if pickled.is_file() and not all(path.is_file() for path in nifti) else nifti
@@ -162,7 +162,7 @@ def _files_of(folder: Path, stem: str) -> tuple[Path, ...]:
 
 def _atlas_files(root: Path) -> tuple[Path, ...]:
     "The files of the atlas; none if it is missing."
-    found = (_files_of(root, stem) for stem in ('atlas', 'altas'))
+    found = (_stored_files(root, stem) for stem in ('atlas', 'altas'))
     return next((files for files in found if any(path.is_file() for path in files)), ())
 
 
@@ -172,7 +172,7 @@ def _subject_files(root: Path) -> dict[str, tuple[Path, ...]]:
     for part in IXI_COUNTS:
         named = (_SUBJECT.fullmatch(path.name) for path in (root/part).glob('[!.]*'))
         stems = sorted({match[1] for match in named if match}, key=lambda stem: (len(stem), stem))
-        files |= {f'{part}/{stem}': _files_of(root/part, stem) for stem in stems}
+        files |= {f'{part}/{stem}': _stored_files(root/part, stem) for stem in stems}
     return files
 
 # %% ../../nbs/data/15_ixi.ipynb #530e91a8
@@ -261,7 +261,7 @@ def _whole(labels: np.ndarray) -> np.ndarray:
     return (labels if labels.dtype.kind in 'iub' else np.rint(labels)).astype(np.int32)
 
 
-def _numbers(labels: np.ndarray) -> np.ndarray | None:
+def _ids_in(labels: np.ndarray) -> np.ndarray | None:
     "The ids in a label map; None if it holds anything but whole numbers from 0 up, to 0.001."
     if not np.isfinite(labels).all() or labels.min() < -1e-3 or labels.max() > 10**6: return None
     whole = _whole(labels)
@@ -278,7 +278,7 @@ def _image_faults(image: np.ndarray) -> list[str]:
 
 def _label_faults(labels: np.ndarray) -> tuple[list[str], list[str]]:
     "Why a label map cannot be used, and what is doubtful about it."
-    if (ids := _numbers(labels)) is None: return ['labels are not whole numbers from 0 up'], []
+    if (ids := _ids_in(labels)) is None: return ['labels are not whole numbers from 0 up'], []
     unknown = [int(i) for i in ids if i not in IXI_LABELS]
     absent = [IXI_LABELS[i] for i in IXI_TEST_LABELS if i not in ids]
     if len(absent) == len(IXI_TEST_LABELS): return ['none of the 30 scored structures in the label map'], []
@@ -300,7 +300,7 @@ def _faults(image: np.ndarray, labels: np.ndarray, shape: tuple[int, int, int]) 
     empty = [f'the {what} is empty' for what, size in sized if 0 in size]
     if empty: return grid + empty, []
     wrong, (unusable, doubtful) = _image_faults(image), _label_faults(labels)
-    if wrong and unusable and _numbers(image) is not None and not _image_faults(labels):
+    if wrong and unusable and _ids_in(image) is not None and not _image_faults(labels):
         return [*grid, "image and label map stand in each other's place"], []
     if not (grid or wrong or unusable) and _painted(image, labels):
         return ['the image has one value per label, as a label map has'], []

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'data_app', 'ProfileOption', 'DataOption', 'SeedOption', 'RootOption', 'NameArgument', 'KeepOption',
            'reproduce', 'status', 'runs', 'dry_run', 'train', 'study', 'list_data', 'download', 'hippocampus',
-           'phantom', 'check_data', 'convert_data', 'main']
+           'phantom', 'check_files', 'convert_files', 'main']
 
 # %% ../../nbs/use/51_cli.ipynb #9823a334
 import fcntl
@@ -419,15 +419,14 @@ def phantom(
 
 # %% ../../nbs/use/51_cli.ipynb #129e2e9e
 @data_app.command('check')
-def check_data(
+def check_files(
     name: NameArgument,
     folder: Annotated[Path | None, typer.Argument(help='Where data lie; default: the variable REGPRE_DATA.')] = None,
 ) -> None:
     "Read every file of a cohort and say what is wrong, before a long run does."
-    from regpre_nb.data.cohorts import check_data as looked_at
-    from regpre_nb.data.cohorts import cohort_entry, load_cohort
+    from regpre_nb.data.cohorts import check_data, cohort_entry, load_cohort
     from regpre_nb.method.settings import InputError
-    report = looked_at(name, folder, progress=sys.stderr.isatty())
+    report = check_data(name, folder, progress=sys.stderr.isatty())
     if cohort_entry(name).check: typer.echo(str(report))  # others end at the first problem
     doubts = int(report.problems['doubtful'].sum())
     if wrong := len(report.problems) - doubts:
@@ -437,7 +436,7 @@ def check_data(
 
 
 @data_app.command('convert')
-def convert_data(
+def convert_files(
     name: NameArgument,
     source: Annotated[Path, typer.Argument(help='The files as they were published, for instance IXI_data.')],
     target: Annotated[Path, typer.Argument(help='Where to write, for instance IXI_nifti in the data folder.')],
