@@ -335,7 +335,7 @@ def grid_about(
     spacing = info.target*PAPER_SIZE/size
     return Grid(size, spacing, tuple(float(m) for m in middle - spacing*(size - 1)/2))
 
-
+# %% ../../nbs/data/18_dirlab.ipynb #e7d5fb7c
 def to_grid(
     scan: Volume,  # HU
     mask: np.ndarray,  # bool, its lungs
@@ -525,7 +525,7 @@ def _check_case(
             'in lung': min((_share_inside(points[p], masks[p]) for p in both), default=np.nan),
             'outside': str(_outside_grid(info, masks, points)) if len(masks) == len(points) == 2 else '-'}, problems
 
-
+# %% ../../nbs/data/18_dirlab.ipynb #99f989f6
 def check_dirlab(
     folder: str | Path | None = None,  # the case folders' or the one that holds dirlab; None: that of REGPRE_DATA
     progress: bool = False,  # show a bar
