@@ -656,6 +656,6 @@ def lung_cohort(
 def dirlab_cohort(
     folder: str | Path | None = None,  # the case folders' or the one that holds dirlab; None: that of REGPRE_DATA
 ) -> Cohort:  # on the paper's grid
-    "The paper's lung cohort, or whatever lies in a folder of the same format."
+    "The paper's lungs (DIR-Lab 4DCT), or whatever lies in a folder of the same format."
     root = _dirlab_root(folder)
     return lung_cohort('dirlab', root, *what_it_is(root))

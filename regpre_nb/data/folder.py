@@ -278,7 +278,7 @@ def _announced(path: Path, first: ManifestRow) -> tuple[dict[int, str], dict[str
 def folder_cohort(
     folder: str | Path | None = None,  # holds manifest.csv, or a subfolder `folder` does; None: what REGPRE_DATA names
 ) -> Cohort:  # atlas-to-subject if the manifest has an atlas
-    "The images that a manifest lists."
+    "Your own images, which a manifest lists."
     path = _manifest_path(folder)
     rows = sorted(read_manifest(path), key=lambda row: (row.split != 'atlas', row.case))
     atlas, parts = _split_parts(path, rows)

@@ -487,7 +487,7 @@ def _files_and_ids(case: str, files: dict[str, tuple[Path, ...]]) -> tuple[Path 
 def ixi_cohort(
     folder: str | Path | None = None,  # IXI_data or the folder that holds it; None: the one that REGPRE_DATA names
 ) -> Cohort:  # atlas-to-subject
-    "The paper's cohort, from the files of TransMorph's authors or their conversion to NIfTI."
+    "The paper's brains (IXI), from the files of TransMorph's authors or their conversion to NIfTI."
     root = _ixi_root(folder)
     files, atlas = _subject_files(root), _atlas_files(root)
     train, validation, test = (tuple(c for c in files if c.startswith(f'{part}/')) for part in IXI_COUNTS)

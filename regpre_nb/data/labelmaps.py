@@ -325,7 +325,7 @@ def _recipe_of(case: str, recipe: str) -> tuple[str]:
 def labelmaps_cohort(
     folder: str | Path | None = None,  # that holds synthseg_labelmaps_20; None: the one that REGPRE_DATA names
 ) -> Cohort:  # atlas to subject, and test subject to test subject
-    "The cohort of real label maps with synthesised intensities; prepares it on first use."
+    "Real label maps of brains with intensities synthesised from them, prepared on first use."
     kept, record = prepare_labelmaps(folder)
     atlas, train, validation, test = (record[part] for part in ('atlas', 'train', 'validation', 'test'))
     validation = (*validation, *train[:4])

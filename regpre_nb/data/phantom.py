@@ -609,7 +609,7 @@ def _settings(scale: int, sliding: bool, seed: int, cases: int, data: str | Path
 def phantom_cohort(
     folder: str | Path | None = None,  # a phantom, or the folder of data; None: that of REGPRE_DATA, if it is set
 ) -> Cohort:  # ten cases, 64 x 64 x 64 voxels
-    "The breathing phantom; makes it on first use."
+    "A breathing phantom, simulated and made on first use."
     given = bool(folder) and (Path(folder)/'PHANTOM').is_file()
     root = Path(folder) if given else _kept_phantom(folder)
     cohort = lung_cohort('lung_phantom', root, *what_it_is(root), size=64)
@@ -730,7 +730,7 @@ def _made_from_either(case: str, files: tuple[Path, ...], phantom: Cohort) -> Se
 def pair_cohort(
     folder: str | Path | None = None,  # that holds elastix_lungct_pair; None: that of REGPRE_DATA
 ) -> Cohort:  # trained on the phantom, tested on the pair
-    "The cohort of the real lung pair."
+    "One real lung CT pair with 51 landmarks, for networks that the phantom trained."
     pair, phantom = load_lung_pair(folder), phantom_cohort(folder)
     return replace(
         phantom, name='lung_pair', simulated=False, spacing=(PAIR_SPACING,)*3,
