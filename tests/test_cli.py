@@ -10,7 +10,7 @@ import pytest
 from commands import environment, hippocampus_like, installed, ixi_like, listed, regpre
 from conftest import ROOT
 
-from regpre_nb.data.cohorts import COHORTS, load_cohort
+from regpre_nb.data.cohorts import cohort_names, load_cohort
 from regpre_nb.data.ixi import IXI_LABELS, IXI_TEST_LABELS
 from regpre_nb.paper.jobs import run_folder
 from regpre_nb.paper.studies import all_runs, finetuning_run, initial_run
@@ -24,14 +24,14 @@ socket.socket.connect = socket.socket.connect_ex = refuse
 
 
 @pytest.mark.parametrize('command', ['', 'reproduce', 'status', 'runs', 'dry-run', 'train', 'study', 'data',
-                                     'data hippocampus', 'data check', 'data convert'])
+                                     'data hippocampus', 'data list', 'data check', 'data convert', 'data download'])
 def test_help(command):
     "Every command explains itself."
     done = regpre(*command.split(), '--help')
     assert done.returncode == 0 and 'Usage: regpre' in done.stdout and done.stderr == ''
     named = 'reproduce', 'status', 'runs', 'train', 'study', 'data'
     if not command: assert all(name in done.stdout for name in named)
-    if command in ('reproduce', 'data check'): assert all(name in done.stdout for name in COHORTS)
+    if command in ('reproduce', 'data check'): assert '`regpre data list`' in ' '.join(done.stdout.split())
 
 
 def test_version():
@@ -125,6 +125,26 @@ def test_train_on_a_manifest(tmp_path):
     assert set(scores['structure']) == {'label 1', 'label 2'} and scores['dice'].between(0.05, 0.999).all()
 
 
+def test_data_list(tmp_path):
+    "Each cohort in one line: its name, whether its files are at hand, what it is; nothing is made for that."
+    hippocampus_like(tmp_path)
+    done = regpre('data', 'list', REGPRE_DATA=tmp_path, REGPRE_CACHE=tmp_path / 'cache')
+    assert (done.returncode, done.stderr) == (0, '')
+    lines = {line.split()[0]: line for line in done.stdout.splitlines()}
+    assert tuple(lines) == cohort_names()
+    here = {name for name, line in lines.items() if ' at hand ' in line}
+    assert here == {'template', 'hippocampus', 'lung_phantom'} and 'Real MR crops' in lines['hippocampus']
+    assert not (tmp_path / 'cache').exists()
+
+
+def test_data_of_other_cohorts(tmp_path):
+    "What a cohort has no converter or download for ends with one sentence that names those that have."
+    done = regpre('data', 'convert', 'template', tmp_path, tmp_path / 'out')
+    assert done.returncode == 2 and done.stderr.endswith('can be done are ixi.\n'), done.stderr
+    done = regpre('data', 'download', 'ixi', '--folder', tmp_path)
+    assert done.returncode == 2 and done.stderr.endswith('can be done are hippocampus.\n'), done.stderr
+
+
 def test_data_check(tmp_path):
     "Says which data it looked at and that they can be used; needs no variable where the folder is given."
     ixi_like(tmp_path)
@@ -143,7 +163,7 @@ def test_data_convert(tmp_path):
     ixi_like(tmp_path, counts=(2, 1, 1))
     asked = 'data', 'convert', 'ixi', tmp_path, tmp_path / 'nifti'
     done = regpre(*asked)
-    assert done.returncode == 0 and 'identity affine' in done.stdout, done.stderr
+    assert done.returncode == 0 and 'nifti: written' in done.stdout and 'identity affine' in done.stderr, done.stderr
     assert not list((tmp_path / 'nifti').rglob('.unfinished*'))
     pickled, written = (load_cohort('ixi', tmp_path / name) for name in ('IXI_data', 'nifti'))
     assert written.cases == pickled.cases and len(written.cases) == 5

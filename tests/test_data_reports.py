@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from regpre_nb.data import labelmaps
-from regpre_nb.data.cohorts import CHECKERS, COHORTS, check_data, load_cohort
-from regpre_nb.data.dirlab import _same_images, case_table, check_dirlab
+from regpre_nb.data.cohorts import check_data, load_cohort
+from regpre_nb.data.dirlab import _same_images, case_infos, check_dirlab
 from regpre_nb.data.ixi import convert_ixi, make_ixi_like, read_arrays
 from regpre_nb.data.phantom import PAIR_POINTS, _pair_points
 from regpre_nb.data.volumes import Volume, save_volume
@@ -110,7 +110,7 @@ def test_lung_image_that_is_there_twice(tmp_path):
     (tmp_path / 'cases.csv').write_text(TABLE + '1,8,8,8,6,6,6,5\n7,8,8,8,6,6,6,5\n')
     for case in (1, 7):
         for phase in ('T00', 'T50'): (tmp_path / f'case{case}_{phase}.img').write_text(f'{case} {phase}')
-    assert _same_images(tmp_path, case_table(tmp_path)) == []
+    assert _same_images(tmp_path, case_infos(tmp_path)) == []
     shutil.copy(tmp_path / 'case1_T00.img', tmp_path / 'case7_T50.img')
     assert 'case 7: the image of T50 of case 7 is the same as T00 of case 1' in check_dirlab(tmp_path).lines
     (tmp_path / 'case7_T00.img').unlink()
@@ -124,7 +124,7 @@ def test_lung_image_that_is_there_twice(tmp_path):
     ('one,8,8,8,6,6,6,5\n', 'is not made of numbers'), ('', 'lists no case')])
 def test_table_of_cases(tmp_path, rows, said):
     (tmp_path / 'cases.csv').write_text(TABLE + rows)
-    with pytest.raises(InputError, match=said): case_table(tmp_path)
+    with pytest.raises(InputError, match=said): case_infos(tmp_path)
 
 
 @pytest.mark.parametrize('rows, said', [('1,2,3,4,5\n', 'cells for 6 columns'), ('1,2,3,4,5,x\n', 'not a number'),
@@ -159,7 +159,3 @@ def test_label_maps_on_the_common_grid(tmp_path, monkeypatch):
                             '1.nii.gz: no voxel of Left-Hippocampus is left on the grid of 3.2 mm',
                             '2.nii.gz: no voxel of Left-Hippocampus (doubtful)']
     with pytest.raises(InputError, match='2 problems, the first in 3.nii.gz'): report.refuse()
-
-
-def test_every_check_is_of_a_cohort():
-    assert {*CHECKERS} <= {*COHORTS}

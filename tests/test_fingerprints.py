@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from regpre_nb.data import cohorts, phantom, volumes
+from regpre_nb.data import files, phantom, template
 from regpre_nb.data.cohorts import Cohort, load_cohort
 from regpre_nb.data.dirlab import lung_cohort
 from regpre_nb.data.files import file_fingerprint
@@ -23,8 +23,8 @@ from regpre_nb.method.settings import InputError
 def cache(tmp_path, monkeypatch):
     "A cache folder of the test's own, and a clock two seconds ahead, so that new files count as settled."
     monkeypatch.setenv('REGPRE_CACHE', str(tmp_path / 'cache'))
-    ahead = volumes.time.time_ns() + 2 * 10**9
-    monkeypatch.setattr(volumes.time, 'time_ns', lambda: ahead + 10**9)
+    ahead = files.time.time_ns() + 2 * 10**9
+    monkeypatch.setattr(files.time, 'time_ns', lambda: ahead + 10**9)
     return tmp_path / 'cache'
 
 
@@ -35,7 +35,7 @@ def test_file_is_read_once(tmp_path, monkeypatch):
     path = tmp_path / 'a.bin'
     path.write_bytes(b'abc')
     first = file_fingerprint(path)
-    monkeypatch.setattr(volumes, '_contents', lambda path: pytest.fail('the file was read again'))
+    monkeypatch.setattr(files, '_contents', lambda path: pytest.fail('the file was read again'))
     assert file_fingerprint(path) == file_fingerprint(str(path)) == first
 
 
@@ -284,7 +284,7 @@ def test_phantom_of_another_chest_or_recipe(tmp_path, monkeypatch):
 def test_template_follows_its_recipe(monkeypatch):
     first = load_cohort('template').fingerprint()
     assert load_cohort('template').fingerprint() == first
-    monkeypatch.setattr(cohorts.random_appearance, '__defaults__', (0.12, 0.15, 0.05))
+    monkeypatch.setattr(template.random_appearance, '__defaults__', (0.12, 0.15, 0.05))
     assert load_cohort('template').fingerprint() != first
 
 

@@ -8,7 +8,6 @@ __all__ = ['read_rows', 'read_table', 'make_folder', 'replacing', 'writing', 'wr
 
 # %% ../../nbs/data/10_files.ipynb #ac6bdad5
 import csv
-import fcntl
 import hashlib
 import json
 import os
@@ -20,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pandas as pd
+from filelock import FileLock, Timeout
 
 from ..method.settings import InputError
 
@@ -55,7 +55,7 @@ def read_rows(
     return [(line, {name: cell for name, cell in zip(names, cells) if name}) for line, cells in padded]
 
 # %% ../../nbs/data/10_files.ipynb #07488d31
-def _number(path: Path, line: int, name: str, cell: str) -> float:
+def _cell_number(path: Path, line: int, name: str, cell: str) -> float:
     "A cell as a number; an empty one is NaN."
     try: return float(cell or 'nan')
     except ValueError as error:
@@ -74,7 +74,7 @@ def read_table(
             raise InputError(f'{path}, line {line}: has {len(cells)} cells for {len(names)} columns; complete it.')
     rows = read_rows(path, (*columns, *numbers))
     table = {name: [row[name] for _, row in rows] for name in names if name}
-    for name in numbers: table[name] = [_number(Path(path), line, name, row[name]) for line, row in rows]
+    for name in numbers: table[name] = [_cell_number(Path(path), line, name, row[name]) for line, row in rows]
     kinds = {name: float if name in numbers else str for name in table}
     return pd.DataFrame({name: pd.Series(cells, dtype=kinds[name]) for name, cells in table.items()})
 
@@ -141,15 +141,14 @@ def file_name(
 def only_process(folder: Path,  # is made
                 ) -> Iterator[None]:
     "Hold the lock of a folder; wait for whoever holds it."
-    try: lock = open(make_folder(folder) / '.lock', 'w')
+    lock = FileLock(make_folder(folder) / '.lock')
+    try: held = lock.acquire(blocking=False)
+    except Timeout:
+        print(f'{folder.name}: another process is at it; waiting', file=sys.stderr)
+        held = lock.acquire()
     except OSError as error:
         raise InputError(f'{folder}: cannot be written to ({error.strerror}); choose another folder.') from error
-    with lock:
-        try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f'{folder.name}: another process is at it; waiting', file=sys.stderr)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    with held: yield
 
 # %% ../../nbs/data/10_files.ipynb #4bd20173
 def cache_folder() -> Path:  # it need not exist yet

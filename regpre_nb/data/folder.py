@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from nibabel import orientations
 
-from .cohorts import COHORTS, Cohort, data_folder
+from .cohorts import COHORTS, Cohort, cohort, data_folder, load_cohort, seeded_pairs
 from .files import file_name, make_folder, read_rows, replacing
-from .hippocampus import seeded_pairs
+from .ixi import make_ixi_like
 from regpre_nb.data.volumes import (
     MOST_VOXELS,
     Volume,
@@ -108,7 +108,7 @@ def _deal(cases: Sequence[str], least: int) -> dict[str, tuple[str, ...]]:
     return {part: tuple(sorted(names)) for part, names in parts.items()}
 
 
-def _parts(path: Path, rows: list[ManifestRow]) -> tuple[str | None, dict[str, tuple[str, ...]]]:
+def _split_parts(path: Path, rows: list[ManifestRow]) -> tuple[str | None, dict[str, tuple[str, ...]]]:
     "The atlas, and the cases of train, validation and test."
     atlas = next((row.case for row in rows if row.split == 'atlas'), None)
     cases, least = [row for row in rows if row.split != 'atlas'], 1 if atlas else 2
@@ -274,13 +274,14 @@ def _announced(path: Path, first: ManifestRow) -> tuple[dict[int, str], dict[str
     return structures, groups, phrase + f' in {len(groups)} groups'*bool(groups), listed
 
 # %% ../../nbs/data/17_folder.ipynb #bc358f66
+@cohort('folder')
 def folder_cohort(
     folder: str | Path | None = None,  # holds manifest.csv, or a subfolder `folder` does; None: what REGPRE_DATA names
 ) -> Cohort:  # atlas-to-subject if the manifest has an atlas
-    "The images that a manifest lists."
+    "Your own images, which a manifest lists."
     path = _manifest_path(folder)
     rows = sorted(read_manifest(path), key=lambda row: (row.split != 'atlas', row.case))
-    atlas, parts = _parts(path, rows)
+    atlas, parts = _split_parts(path, rows)
     (shape, spacing), (structures, groups, label_set, listed) = _common_grid(rows), _announced(path, rows[0])
     validation_pairs, test_pairs = (
         tuple((atlas, case) for case in parts[part]) if atlas else seeded_pairs(parts[part], count, seed)
@@ -315,4 +316,12 @@ def export_folder(
     return folder/'manifest.csv'
 
 # %% ../../nbs/data/17_folder.ipynb #ade5d4bb
-COHORTS['folder'] = folder_cohort
+def _make_up_both(folder: Path) -> None:
+    "IXI at full size, and a collection to pretrain on, in IXI's formats and made up."
+    make_ixi_like(folder)
+    ixi = load_cohort('ixi', folder)
+    cases = ixi.atlas, *ixi.train[:2], *ixi.validation[:1], ixi.test_pairs[0][1]
+    export_folder(ixi, cases, folder/'folder')
+
+
+COHORTS['ixi'] = replace(COHORTS['ixi'], make_up=_make_up_both)

@@ -6,9 +6,9 @@
 __all__ = ['STEP', 'Scale', 'UNIT', 'VERSION', 'PAIR', 'PAIR_SPACING', 'PAIR_POINTS', 'Anatomy', 'chest_ct', 'geometric_thorax',
            'vessels', 'with_vessels', 'grid_points', 'Patient', 'make_patient', 'case_grid', 'Breath', 'to_inhale',
            'to_exhale', 'inner_region', 'make_breath', 'contraction', 'scan', 'make_phases', 'inside_and_clear',
-           'spread', 'best_of_parts', 'choose_landmarks', 'fit_amplitude', 'PhantomCase', 'make_case', 'case_files',
-           'read_truth', 'phantom_table', 'find_chest', 'make_phantom', 'phantom_cohort', 'Pair', 'load_pair',
-           'pair_cohort']
+           'spread', 'best_of_parts', 'choose_landmarks', 'fit_amplitude', 'PhantomCase', 'make_phantom_case',
+           'case_files', 'read_truth', 'phantom_table', 'find_chest', 'make_phantom', 'phantom_cohort', 'Pair',
+           'load_lung_pair', 'pair_cohort']
 
 # %% ../../nbs/data/19_phantom.ipynb #d4735e3a
 import csv
@@ -31,12 +31,12 @@ import torch.nn.functional as F
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from .cohorts import COHORTS, Cohort, data_folder
+from .cohorts import COHORTS, Cohort, cohort, data_folder
 from regpre_nb.data.dirlab import (
     DIRLAB,
     FIXED,
     MOVING,
-    case_table,
+    case_infos,
     distances,
     lung_cohort,
     read_pair,
@@ -427,7 +427,7 @@ class PhantomCase:
 
 
 @checked
-def make_case(
+def make_phantom_case(
     case: int,  # 1 to 10
     anatomy: Anatomy,
     scale: Scale = 4,  # how many voxels of DIR-Lab along x and y are one
@@ -447,7 +447,7 @@ def make_case(
     displacement = (to_exhale(points, breath) - points)/torch.tensor(spacing).view(3, 1, 1, 1)
     determinant = jacobian_determinant(displacement[None])
     if not sliding and determinant.min() <= 0:
-        raise ValueError(f'make_case(): the motion of case {case} folds; choose another seed')
+        raise ValueError(f'make_phantom_case(): the motion of case {case} folds; choose another seed')
     phases = make_phases(patient, breath, points, spacing, generator)
     return PhantomCase(spacing, *phases, fixed, moving, displacement, float(error.square().mean().sqrt()),
                        (float(determinant.min()), float(determinant.max())))
@@ -469,7 +469,7 @@ def case_files(
             'truth': pack/'Images'/f'case{case}_truth.npz'}
 
 # %% ../../nbs/data/19_phantom.ipynb #811786ad
-def _write_case(made: PhantomCase, files: dict[str, Path]) -> None:
+def _write_phantom(made: PhantomCase, files: dict[str, Path]) -> None:
     "Write the five files of a case, the truth last."
     for phase, image, points in ((FIXED, made.fixed, made.points_fixed), (MOVING, made.moving, made.points_moving)):
         with replacing(files[phase]) as temporary: temporary.write_bytes(image.astype('<i2').tobytes(order='F'))
@@ -504,7 +504,7 @@ def phantom_table(
 ) -> pd.DataFrame:  # a row a case; mm: before, floor (mean TRE with the true displacement), rounding (rms)
     "What is known of every case of a phantom."
     rows = {}
-    for case, info in case_table(Path(folder)).items():
+    for case, info in case_infos(Path(folder)).items():
         files = case_files(folder, case)
         points = read_pair(files[f'points {FIXED}'], files[f'points {MOVING}'], info.size)
         floor = tre(*map(torch.from_numpy, points), read_truth(folder, case)[None], info.spacing)
@@ -514,7 +514,7 @@ def phantom_table(
     return pd.DataFrame.from_dict(rows, orient='index').rename_axis('case')
 
 # %% ../../nbs/data/19_phantom.ipynb #31489056
-def _complete(files: dict[str, Path], case: int, scale: int) -> bool:
+def _all_written(files: dict[str, Path], case: int, scale: int) -> bool:
     "Whether all files of a case are there, the images in full length."
     length = 2*int(np.prod(case_grid(case, scale)[0]))
     return all(path.is_file() for path in files.values()) and all(
@@ -577,9 +577,9 @@ def make_phantom(
     settings = _settings(scale, sliding, seed, cases, data)
     with only_process(folder):
         _claim(folder, _first_line(words, sliding, cases) + json.dumps(settings) + '\n')
-        left = [case for case in every if not _complete(case_files(folder, case), case, scale)]
+        left = [case for case in every if not _all_written(case_files(folder, case), case, scale)]
         chest = make_chest() if left else None
-        for case in left: _write_case(make_case(case, chest, scale, sliding, seed), case_files(folder, case))
+        for case in left: _write_phantom(make_phantom_case(case, chest, scale, sliding, seed), case_files(folder, case))
         if not (folder/'cases.csv').is_file(): _write_table(folder, cases, scale)
     return folder
 
@@ -605,10 +605,11 @@ def _settings(scale: int, sliding: bool, seed: int, cases: int, data: str | Path
             'scale': scale, 'sliding': sliding, 'seed': seed, 'cases': cases}
 
 # %% ../../nbs/data/19_phantom.ipynb #2858dcd1
+@cohort('lung_phantom', find=find_chest, cpu_steps=(1500, 1600))  # 400 epochs of four pairs, as in the paper
 def phantom_cohort(
     folder: str | Path | None = None,  # a phantom, or the folder of data; None: that of REGPRE_DATA, if it is set
 ) -> Cohort:  # ten cases, 64 x 64 x 64 voxels
-    "The breathing phantom; makes it on first use."
+    "A breathing phantom, simulated and made on first use."
     given = bool(folder) and (Path(folder)/'PHANTOM').is_file()
     root = Path(folder) if given else _kept_phantom(folder)
     cohort = lung_cohort('lung_phantom', root, *what_it_is(root), size=64)
@@ -687,7 +688,7 @@ def _pair_points(folder: str | Path | None, grid: Volume, shift: np.ndarray) -> 
             for case, world, moved in zip(PAIR, worlds, (shift, 0), strict=True)}
 
 
-def load_pair(
+def load_lung_pair(
     folder: str | Path | None = None,  # that holds elastix_lungct_pair; None: that of REGPRE_DATA
 ) -> Pair:  # 64 x 64 x 64 voxels, 4.8 mm
     "Read the pair, shift the moving image so that the lungs' centres meet, resample both."
@@ -725,11 +726,12 @@ def _made_from_either(case: str, files: tuple[Path, ...], phantom: Cohort) -> Se
     return files if case in PAIR else phantom.made_from(case)
 
 
+@cohort('lung_pair', find=_pair_files, networks_from='lung_phantom')
 def pair_cohort(
     folder: str | Path | None = None,  # that holds elastix_lungct_pair; None: that of REGPRE_DATA
 ) -> Cohort:  # trained on the phantom, tested on the pair
-    "The cohort of the real lung pair."
-    pair, phantom = load_pair(folder), phantom_cohort(folder)
+    "One real lung CT pair with 51 landmarks, for networks that the phantom trained."
+    pair, phantom = load_lung_pair(folder), phantom_cohort(folder)
     return replace(
         phantom, name='lung_pair', simulated=False, spacing=(PAIR_SPACING,)*3,
         description='one real lung CT pair with 51 landmarks and a rebuilt moving image, on which no difference below '
@@ -741,4 +743,4 @@ def pair_cohort(
         made_from=partial(_made_from_either, files=_pair_files(folder), phantom=phantom))
 
 # %% ../../nbs/data/19_phantom.ipynb #afb8a3fc
-COHORTS['lung_phantom'], COHORTS['lung_pair'] = phantom_cohort, pair_cohort
+COHORTS['dirlab'] = replace(COHORTS['dirlab'], make_up=lambda folder: make_phantom(folder/'dirlab'))

@@ -97,7 +97,7 @@ def _check_length(image: nib.spatialimages.SpatialImage, path: Path) -> None:
 MOST_VOXELS = 2**30  # of one volume: 1024 x 1024 x 1024, 4 GB in memory
 
 
-def _check_size(shape: Sequence[int], path: Path) -> None:
+def _refuse_huge(shape: Sequence[int], path: Path) -> None:
     "Raise `InputError` where a volume is larger than anything that can be registered here."
     if prod(int(n) for n in shape) > MOST_VOXELS:
         raise InputError(f"{path}: has {'x'.join(map(str, shape))} voxels, more than the 1024x1024x1024 that can be "
@@ -113,7 +113,7 @@ def _read_nifti(path: Path, header_only: bool = False) -> tuple[np.ndarray, np.n
         affine = _in_millimetres(image)
         nothing = np.broadcast_to(np.zeros(1, image.get_data_dtype()), image.shape)
         _check_length(image, path)
-    _check_size(image.shape, path)
+    _refuse_huge(image.shape, path)
     with _readable(path):
         return nothing if header_only else np.asanyarray(image.dataobj), affine
 
@@ -504,7 +504,7 @@ def _quiet_itk(failure: str) -> Iterator[None]:
         sitk.ProcessObject.SetGlobalWarningDisplay(shown)
 
 # %% ../../nbs/data/11_volumes.ipynb #6546f457
-def _descend(
+def _fit_levels(
     transform: 'sitk.Transform', moving: 'sitk.Image', fixed: 'sitk.Image', metric: str,
     shrink: list[int], smoothing: list[float],
 ) -> None:
@@ -564,9 +564,9 @@ def affine_align(
     moving, fixed = (_to_itk(_coarse(volume, spacing), unit) for volume in (moving, fixed))
     with _quiet_itk(failure):
         transform = _centred(moving, fixed)
-        _descend(transform, moving, fixed, metric, [4, 2], [6, 3])
+        _fit_levels(transform, moving, fixed, metric, [4, 2], [6, 3])
         transform = _as_affine(transform)
-        _descend(transform, moving, fixed, metric, [2, 1], [3, 0])
+        _fit_levels(transform, moving, fixed, metric, [2, 1], [3, 0])
     matrix = _world_matrix(transform)
     matrix[:3, 3] *= unit
     scales = np.linalg.svd(matrix[:3, :3])[1]

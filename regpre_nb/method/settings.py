@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import fields
 from functools import cache, wraps
 from importlib import import_module
+from importlib.metadata import entry_points
 from inspect import Parameter, signature
 from math import inf
 from pathlib import Path
@@ -134,9 +135,19 @@ def from_json(
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in described.items()})
 
 # %% ../../nbs/method/00_settings.ipynb #905a872d
+def _load_additions(room: str) -> None:
+    "Import what other installed packages say that they add to a room."
+    for addition in entry_points(group=room):
+        try: addition.load()
+        except Exception as error:  # another's code can fail in any way
+            raise InputError(f'{addition.value}, which another package adds to {room}, cannot be imported '
+                             f'({type(error).__name__}: {error}); repair or uninstall that package.') from error
+
+
 @cache
 def open_room(room: str,  # a package, for instance 'regpre_nb.data'
              ) -> None:
-    "Import every page of a room, once, so that each has added to the lists what it has."
+    "Import every page of a room, once, and what other installed packages add to it."
     for page in iter_modules(import_module(room).__path__, f'{room}.'):
         with suppress(ModuleNotFoundError): import_module(page.name)  # of an extra that is not installed
+    _load_additions(room)
