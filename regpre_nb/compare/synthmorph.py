@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SynthSettings', 'random_contrast', 'gaussian_blur', 'bias_field', 'synthesise', 'synth_pair', 'velocity_unet',
-           'SynthMorphStyle', 'synth_loss', 'synth_batches', 'synth_validation', 'train_synthmorph', 'load_synthmorph',
+           'SynthMorphStyle', 'synth_loss', 'synth_batches', 'synth_validation', 'train_synthmorph',
            'OfficialSynthMorph', 'load_official_synthmorph']
 
 # %% ../../nbs/compare/32_synthmorph.ipynb #d1a7d258
@@ -29,7 +29,6 @@ from regpre_nb.learn.training import (
     FitResult,
     TrainSettings,
     fit,
-    load_described,
     load_weights,
     save_weights,
     step_generator,
@@ -38,7 +37,7 @@ from ..method.losses import diffusion, one_hot, soft_dice
 from ..method.random_images import AMPLITUDES, paint, random_intensities, random_pair
 from ..method.settings import InputError, checked
 from ..method.spatial import integrate, interpolate, warp
-from ..method.transmorph import SameConv3d, to_image_grid, working_pair
+from ..method.transmorph import SameConv3d, describe_network, network, to_image_grid, working_pair
 
 # %% ../../nbs/compare/32_synthmorph.ipynb #f1e11d49
 @checked
@@ -175,6 +174,7 @@ def _initialise(unet):
     nn.init.normal_(unet.out_layer[-1].weight, std=1e-3)
 
 # %% ../../nbs/compare/32_synthmorph.ipynb #81dacf43
+@network('synthmorph', SynthSettings)
 class SynthMorphStyle(nn.Module):
     "Moving and fixed image, of any two contrasts, to a diffeomorphic displacement."
     def __init__(self, settings: SynthSettings):  # encoder, decoder, squarings
@@ -235,15 +235,9 @@ def train_synthmorph(model: SynthMorphStyle,   # trained in place; ends with the
     result = fit(model, partial(synth_loss, settings=settings), synth_batches(settings), training, folder,
                  synth_validation(settings, training.seed), progress)
     load_weights(model, result.folder / 'best.safetensors')
-    save_weights(model, result.folder / 'model.safetensors', synthmorph=asdict(model.settings), task=asdict(settings),
+    save_weights(model, result.folder / 'model.safetensors', network=describe_network(model), task=asdict(settings),
                  training=asdict(training), score=result.best_score)
     return result
-
-
-def load_synthmorph(path: str | Path,    # model.safetensors of `train_synthmorph`
-                   ) -> SynthMorphStyle: # on the CPU, in evaluation mode
-    "Build the SynthMorph-style network that a file describes and load its weights."
-    return load_described(path, 'synthmorph', SynthSettings, SynthMorphStyle)
 
 # %% ../../nbs/compare/32_synthmorph.ipynb #43f2c8ce
 class OfficialSynthMorph(nn.Module):

@@ -21,7 +21,7 @@ from weakref import ref
 import torch
 
 from ..compare.pairwise import PairwiseSettings, register_cohort
-from ..compare.synthmorph import SynthMorphStyle, SynthSettings, load_synthmorph, train_synthmorph
+from ..compare.synthmorph import SynthMorphStyle, SynthSettings, train_synthmorph
 from ..data.cohorts import Cohort, check, load_cohort, subset, write_manifest
 from ..data.files import file_fingerprint, make_folder, only_process, replacing, write_json
 from ..learn.finetune import FinetuneSettings, cohort_batches, finetune, load_network
@@ -225,7 +225,7 @@ def _pretrain(run, cohort, folder, progress):
         write_manifest(source, cases, folder / 'cases.csv')
         batches = cohort_batches(replace(source, atlas=None), cases, run.seed)
         validate = loss_validation(batches, run.task, run.seed)
-    pretrain(encoder, run.task, run.training, folder, run.network.resolution, {'encoder': asdict(run.network)},
+    pretrain(encoder, run.task, run.training, folder, run.network.resolution, None,
              batches, validate, progress)
 
 
@@ -259,9 +259,7 @@ def _register(run, cohort, folder, root, progress):
 # %% ../../nbs/paper/40_jobs.ipynb #5c0ee1a7
 def _score(run, path, cohort, folder, name):
     "Write the scores of a network, or of the pairs as they are."
-    network = None
-    if path: network = (load_synthmorph if isinstance(run.task, SynthSettings) else load_network)(path)
-    device = default_device()
+    network, device = load_network(path) if path else None, default_device()
     scores = evaluate(network and network.to(device), cohort, cohort.test_pairs[:run.test_pairs], device)
     with replacing(folder / f'{name}.csv') as path: scores.to_csv(path, index=False)
 
