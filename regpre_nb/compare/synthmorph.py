@@ -95,7 +95,7 @@ def gaussian_blur(image: torch.Tensor,          # (B, C, X, Y, Z)
     return image
 
 # %% ../../nbs/compare/32_synthmorph.ipynb #8cb0acfc
-def _draw(high, generator):
+def _uniform(high, generator):
     "A number, uniform between 0 and high, as a tensor."
     return high * torch.rand(1, generator=generator, device=generator.device)
 
@@ -108,7 +108,7 @@ def bias_field(shape: tuple,                # (X, Y, Z)
     "A smooth field to multiply an image by."
     coarse = [max(-int(-n // cell), 2) for n in shape]
     nodes = torch.randn(1, 1, *coarse, generator=generator, device=generator.device)
-    return interpolate(_draw(strength, generator) * nodes, tuple(shape)).exp()
+    return interpolate(_uniform(strength, generator) * nodes, tuple(shape)).exp()
 
 # %% ../../nbs/compare/32_synthmorph.ipynb #0c80751b
 def synthesise(labels: torch.Tensor,        # (1, 1, X, Y, Z), uint8 labels
@@ -118,7 +118,7 @@ def synthesise(labels: torch.Tensor,        # (1, 1, X, Y, Z), uint8 labels
               ) -> torch.Tensor:            # (1, 1, X, Y, Z) in [0, 1]
     "A scan of a label map."
     image = random_contrast(labels, means, generator, settings.noise)
-    image = gaussian_blur(image, _draw(settings.blur, generator))
+    image = gaussian_blur(image, _uniform(settings.blur, generator))
     image = image * bias_field(labels.shape[2:], generator, settings.bias, settings.bias_cell)
     low, high = image.clamp_(0, 255).aminmax()
     exponent = torch.exp(settings.gamma * torch.randn(1, generator=generator, device=generator.device))
@@ -132,7 +132,7 @@ def synth_pair(settings: SynthSettings,     # shapes, deformations and contrasts
     pair = random_pair(settings.shape, generator, settings.n_labels, settings.cell, settings.amplitudes,
                        displacements=False)  # its images are replaced
     means, others = (random_intensities(settings.n_labels, generator) for _ in range(2))
-    others = torch.where(_draw(1., generator) < settings.shared, means, others)
+    others = torch.where(_uniform(1., generator) < settings.shared, means, others)
     return pair | {role: synthesise(pair[f'{role}_labels'], contrast, generator, settings)
                    for role, contrast in (('moving', means), ('fixed', others))}
 

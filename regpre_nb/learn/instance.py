@@ -64,7 +64,7 @@ def _total(velocity: torch.Tensor, start: torch.Tensor, squarings: int) -> torch
     return compose(start, update)
 
 # %% ../../nbs/learn/24_instance.ipynb #2ad57889
-def _descend(velocity: torch.Tensor,  # (1, 3, x, y, z), voxels of its grid
+def _lower_loss(velocity: torch.Tensor,  # (1, 3, x, y, z), voxels of its grid
              moving: torch.Tensor,    # (1, 1, X, Y, Z)
              fixed: torch.Tensor,     # (1, 1, X, Y, Z)
              start: torch.Tensor,     # (1, 3, X, Y, Z), voxels
@@ -104,5 +104,5 @@ def optimise_pair(moving: torch.Tensor,                # (1, 1, X, Y, Z), in [0,
             shape = tuple(max(n // scale, 8) for n in moving.shape[2:])
             images = (resize_image(image, shape) for image in (moving, fixed))
             velocity = resize_displacement(velocity, tuple(-(-n // settings.spacing) for n in shape))
-            velocity = _descend(velocity, *images, resize_displacement(start, shape), settings)
+            velocity = _lower_loss(velocity, *images, resize_displacement(start, shape), settings)
     with torch.no_grad(): return _total(velocity, start, settings.squarings)

@@ -329,7 +329,7 @@ def _overlap(warped, fixed, loss, preset):
     return soft_dice(warped, fixed)
 
 # %% ../../nbs/method/07_losses.ipynb #6947d46b
-def _compared(batch, loss, n_labels):
+def _both_sides(batch, loss, n_labels):
     "What the similarity of a loss compares, moving and fixed."
     if SIMILARITIES[loss.similarity].of == 'images': return batch['moving'], batch['fixed']
     if n_labels is None or 'moving_labels' not in batch:
@@ -358,7 +358,7 @@ class Loss:
                  n_labels: int | None = None,   # in the label maps; None: there are none
                 ) -> tuple[Tensor, dict[str, Tensor]]:  # their weighted sum; each of the two
         "The loss of a displacement."
-        moving, fixed = _compared(batch, self, n_labels)
+        moving, fixed = _both_sides(batch, self, n_labels)
         compare = SIMILARITIES[self.similarity].function
         likeness = compare(warp(moving, displacement, preset=preset), fixed, self, preset)
         roughness = diffusion(displacement)

@@ -19,8 +19,6 @@ from pkgutil import iter_modules
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-
-
 # %% ../../nbs/method/00_settings.ipynb #1ac1510d
 class InputError(ValueError):
     "What a user gave cannot be used; the message says what, where and what to do, in one sentence."
@@ -95,7 +93,7 @@ def real(
         return least <= value < float('inf') and not (above and value == least)
     return holds, f'a finite number above {least}' if above else f'a finite number, {least} or more'
 
-
+# %% ../../nbs/method/00_settings.ipynb #d032a6b6
 def one_of(
     names: Iterable[str],  # for instance the keys of a registry
 ) -> Rule:

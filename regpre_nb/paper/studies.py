@@ -25,7 +25,7 @@ from .profiles import load_profile
 
 # %% ../../nbs/paper/42_studies.ipynb #6f0009fb
 RELEASED = ('preset', 'kl_direction', 'sample')  # where the released code's pretraining differs
-VARIANTS: dict[str, dict] = ABLATIONS | {  # ways to pretrain on random pairs -> what `changed` changes of PretrainSettings
+VARIANTS: dict[str, dict] = ABLATIONS | {  # way to pretrain on random pairs -> for `changed`, of PretrainSettings
     'Released preset': {name: getattr(PRETRAIN['released'], name) for name in RELEASED} |
     {'loss': {'diffusion_weight': PRETRAIN['released'].loss.diffusion_weight}}}
 
