@@ -1,4 +1,6 @@
 "From outside the package, each in one place: a loss, an encoder, a network and a method; then all that uses them."
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -45,6 +47,7 @@ def outside():
     yield outside
     for kinds, name in ((SIMILARITIES, 'squares'), (ENCODERS, 'pyramid'), (NETWORKS, 'shift')): kinds.pop(name, None)
     METHODS.pop('roll', None)
+    sys.modules.pop('outside')  # the next import adds them again
 
 
 # What can be done with it
