@@ -15,12 +15,15 @@ import numpy as np
 import pandas as pd
 import torch
 
+from regpre_nb.compare.pairwise import mean_score
 from regpre_nb.data.cohorts import Cohort, load_cohort
 from regpre_nb.learn.instance import InstanceSettings, optimise_pair
 from regpre_nb.learn.scoring import score_pair
+from regpre_nb.method.settings import from_json
 
 Pair = tuple[str, str]
-TRIED = tuple({'smoothing': smoothing, 'window': window, 'diffusion_weight': weight} for smoothing, window, weight in (
+TRIED = tuple({'smoothing': smoothing, 'loss': {'window': window, 'diffusion_weight': weight}}
+              for smoothing, window, weight in (
     (0., 9, 1.), (0., 9, 3.), (0., 5, 1.), (0., 5, 3.), (0.5, 5, 1.), (0.5, 5, 2.), (0.7, 5, 0.3), (0.7, 5, 1.),
     (0.7, 5, 2.), (0.7, 7, 1.), (0.7, 9, 1.), (1., 5, 0.3), (1., 5, 1.), (1., 5, 2.), (1., 7, 1.)))
 
@@ -43,11 +46,6 @@ def training_pairs(cohort: Cohort, seed: int) -> Iterator[Pair]:
     return (pairs[place] for place in np.random.default_rng(seed).permutation(len(pairs)))
 
 
-def mean_score(scores: pd.DataFrame) -> float:
-    "Mean Dice of a pair, or minus its mean error in mm."
-    return scores['dice'].mean() if 'dice' in scores else -scores['tre_mm'].mean()
-
-
 def choose_pairs(cohort: Cohort, drawn: int, far: int, pool: int, seed: int) -> Chosen:
     "Some pairs by chance, and of a pool those that score lowest as they are."
     pairs = [pair for pair, _ in zip(training_pairs(cohort, seed), range(pool))]
@@ -68,8 +66,7 @@ def one_pair(cohort: Cohort, pair: Pair, settings: InstanceSettings) -> dict:
 
 def one_row(cohort: Cohort, chosen: Chosen, changes: dict) -> dict:
     "What settings reach: means over both kinds of pairs."
-    settings = InstanceSettings(**{name: tuple(value) if isinstance(value, list) else value
-                                   for name, value in changes.items()})
+    settings = from_json(InstanceSettings, changes)
     frame = pd.DataFrame([one_pair(cohort, pair, settings) for pair in chosen.every]).set_index('pair')
     drawn, far = frame.loc[list(chosen.drawn)], frame.loc[list(chosen.far)]
     return {'settings': json.dumps(changes), 'drawn': drawn['score'].mean(), 'far': far['score'].mean(),

@@ -7,7 +7,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from regpre_nb.compare.synthmorph import load_synthmorph
 from regpre_nb.learn.finetune import load_network, transfer_encoder
 from regpre_nb.learn.training import TrainSettings, fit, load_weights, read_metadata, read_tensors, save_weights
 from regpre_nb.method.released import load_authors_checkpoint
@@ -38,12 +37,11 @@ READERS = {
     'load_weights': load_weights,
     'transfer_encoder': transfer_encoder,
     'load_network': lambda network, path: load_network(path),
-    'load_synthmorph': lambda network, path: load_synthmorph(path),
     'load_authors_checkpoint': load_authors_checkpoint,
     'fit': lambda network, path: resumed(path),
 }
 WEIGHTS = [name for name in READERS if name != 'load_authors_checkpoint']
-NEED_A_RECORD = ['load_network', 'load_synthmorph', 'fit']
+NEED_A_RECORD = ['load_network', 'fit']
 
 
 def sentence(reader, network, path):
@@ -110,13 +108,16 @@ def test_a_record_of_another_kind(reader, record, network, tmp_path):
     assert 'its record is' in sentence(reader, network, path)
 
 
-@pytest.mark.parametrize('described', [{}, [], 'tiny', {'depth': 3}, {'channels': 'many'}, {'shape': 3}],
-                         ids=['nothing', 'list', 'text', 'unknown', 'mistyped', 'other'])
-@pytest.mark.parametrize('reader', ['load_network', 'load_synthmorph'])
-def test_a_record_of_another_network(reader, described, tmp_path):
+@pytest.mark.parametrize('described', [
+    {}, [], 'tiny', {'depth': 3}, {'channels': 'many'}, {'name': 'unet'}, {'name': ['unet']},
+    {'name': 'transmorph', 'settings': 3}, {'name': 'transmorph', 'encoder': {'name': 'unet'}},
+    {'name': 'transmorph', 'encoder': 3}],
+    ids=['nothing', 'list', 'text', 'unknown', 'mistyped', 'no such network', 'a list as name', 'no settings',
+         'no such encoder', 'no encoder'])
+def test_a_record_of_another_network(described, tmp_path):
     path = tmp_path / 'file.safetensors'
-    save_weights(torch.nn.Linear(2, 2), path, network=described, synthmorph=described)
-    said = sentence(reader, None, path)
+    save_weights(torch.nn.Linear(2, 2), path, network=described)
+    said = sentence('load_network', None, path)
     assert 'cannot be built' in said or 'do not fit' in said
 
 

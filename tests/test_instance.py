@@ -12,7 +12,7 @@ from regpre_nb.method.losses import diffusion, local_ncc
 from regpre_nb.method.spatial import compose, integrate, resize_displacement, resize_image, warp
 
 SHAPE = (20, 24, 16)
-SETTINGS = InstanceSettings(steps=3, window=5, smoothing=0.)
+SETTINGS = InstanceSettings(steps=3, smoothing=0.)
 
 
 def blob(centre):
@@ -37,7 +37,7 @@ def descend_directly(moving, fixed, start):
         optimiser, best, lowest = torch.optim.Adam([velocity], lr=SETTINGS.learning_rate), velocity.detach(), torch.inf
         for step in range(SETTINGS.steps + 1):
             displacement = total(velocity, s)
-            loss = local_ncc(warp(m, displacement), f, SETTINGS.window) + diffusion(displacement)
+            loss = local_ncc(warp(m, displacement), f, SETTINGS.loss.window) + diffusion(displacement)
             if loss.item() < lowest: best, lowest = velocity.detach().clone(), loss.item()
             if step == SETTINGS.steps: break
             optimiser.zero_grad()
@@ -63,7 +63,7 @@ def test_no_step_keeps_the_start():
 def test_smoothing_moves_neighbours_together():
     "Far from the ball nothing is to be seen; a smooth velocity moves there all the same."
     moving, fixed = blob((7, 12, 8)), blob((13, 12, 8))
-    rough, smooth = (optimise_pair(moving, fixed, InstanceSettings(steps=20, window=5, smoothing=smoothing))
+    rough, smooth = (optimise_pair(moving, fixed, InstanceSettings(steps=20, smoothing=smoothing))
                      for smoothing in (0., 1.))
     roughness = [diffusion(field).item() / field.square().mean().item() for field in (rough, smooth)]
     assert roughness[1] < 0.8 * roughness[0]

@@ -1,7 +1,7 @@
 "Pairs one by one: our own methods in this process, their failures, what is kept, which training pairs choose."
 import os
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from types import ModuleType
 
 import numpy as np
@@ -16,7 +16,7 @@ from regpre_nb.data.files import read_table
 from regpre_nb.learn.training import save_weights
 from regpre_nb.method.settings import InputError
 from regpre_nb.method.swin import SETTINGS
-from regpre_nb.method.transmorph import TransMorph
+from regpre_nb.method.transmorph import TransMorph, describe_network
 
 SHAPE, SPACING = (16, 16, 16), (1., 1., 1.)
 PLACES = {'a/b': 5, 'a_b': 6, 'a-to-b': 7, 'a': 8, 'c': 9, 'b-to-c': 10, '001': 4, 'NA': 11}  # case -> its ball
@@ -111,7 +111,7 @@ def network_file(path, seed):
     torch.manual_seed(seed)
     network = TransMorph(SETTINGS['tiny'])
     with torch.no_grad(): torch.nn.init.normal_(list(network.parameters())[-1], std=1.)
-    save_weights(network, path, network=asdict(SETTINGS['tiny']))
+    save_weights(network, path, network=describe_network(network))
     return path
 
 

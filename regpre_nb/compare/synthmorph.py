@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SynthSettings', 'random_contrast', 'gaussian_blur', 'bias_field', 'synthesise', 'synth_pair', 'velocity_unet',
-           'SynthMorphStyle', 'synth_loss', 'synth_batches', 'synth_validation', 'train_synthmorph', 'load_synthmorph',
+           'SynthMorphStyle', 'synth_loss', 'synth_batches', 'synth_validation', 'train_synthmorph',
            'OfficialSynthMorph', 'load_official_synthmorph']
 
 # %% ../../nbs/compare/32_synthmorph.ipynb #d1a7d258
@@ -29,7 +29,6 @@ from regpre_nb.learn.training import (
     FitResult,
     TrainSettings,
     fit,
-    load_described,
     load_weights,
     save_weights,
     step_generator,
@@ -38,7 +37,7 @@ from ..method.losses import diffusion, one_hot, soft_dice
 from ..method.random_images import AMPLITUDES, paint, random_intensities, random_pair
 from ..method.settings import InputError, checked
 from ..method.spatial import integrate, interpolate, warp
-from ..method.transmorph import SameConv3d, to_image_grid, working_pair
+from ..method.transmorph import SameConv3d, describe_network, network, to_image_grid, working_pair
 
 # %% ../../nbs/compare/32_synthmorph.ipynb #f1e11d49
 @checked
@@ -96,7 +95,7 @@ def gaussian_blur(image: torch.Tensor,          # (B, C, X, Y, Z)
     return image
 
 # %% ../../nbs/compare/32_synthmorph.ipynb #8cb0acfc
-def _draw(high, generator):
+def _uniform(high, generator):
     "A number, uniform between 0 and high, as a tensor."
     return high * torch.rand(1, generator=generator, device=generator.device)
 
@@ -109,7 +108,7 @@ def bias_field(shape: tuple,                # (X, Y, Z)
     "A smooth field to multiply an image by."
     coarse = [max(-int(-n // cell), 2) for n in shape]
     nodes = torch.randn(1, 1, *coarse, generator=generator, device=generator.device)
-    return interpolate(_draw(strength, generator) * nodes, tuple(shape)).exp()
+    return interpolate(_uniform(strength, generator) * nodes, tuple(shape)).exp()
 
 # %% ../../nbs/compare/32_synthmorph.ipynb #0c80751b
 def synthesise(labels: torch.Tensor,        # (1, 1, X, Y, Z), uint8 labels
@@ -119,7 +118,7 @@ def synthesise(labels: torch.Tensor,        # (1, 1, X, Y, Z), uint8 labels
               ) -> torch.Tensor:            # (1, 1, X, Y, Z) in [0, 1]
     "A scan of a label map."
     image = random_contrast(labels, means, generator, settings.noise)
-    image = gaussian_blur(image, _draw(settings.blur, generator))
+    image = gaussian_blur(image, _uniform(settings.blur, generator))
     image = image * bias_field(labels.shape[2:], generator, settings.bias, settings.bias_cell)
     low, high = image.clamp_(0, 255).aminmax()
     exponent = torch.exp(settings.gamma * torch.randn(1, generator=generator, device=generator.device))
@@ -133,7 +132,7 @@ def synth_pair(settings: SynthSettings,     # shapes, deformations and contrasts
     pair = random_pair(settings.shape, generator, settings.n_labels, settings.cell, settings.amplitudes,
                        displacements=False)  # its images are replaced
     means, others = (random_intensities(settings.n_labels, generator) for _ in range(2))
-    others = torch.where(_draw(1., generator) < settings.shared, means, others)
+    others = torch.where(_uniform(1., generator) < settings.shared, means, others)
     return pair | {role: synthesise(pair[f'{role}_labels'], contrast, generator, settings)
                    for role, contrast in (('moving', means), ('fixed', others))}
 
@@ -175,6 +174,7 @@ def _initialise(unet):
     nn.init.normal_(unet.out_layer[-1].weight, std=1e-3)
 
 # %% ../../nbs/compare/32_synthmorph.ipynb #81dacf43
+@network('synthmorph', SynthSettings)
 class SynthMorphStyle(nn.Module):
     "Moving and fixed image, of any two contrasts, to a diffeomorphic displacement."
     def __init__(self, settings: SynthSettings):  # encoder, decoder, squarings
@@ -235,15 +235,9 @@ def train_synthmorph(model: SynthMorphStyle,   # trained in place; ends with the
     result = fit(model, partial(synth_loss, settings=settings), synth_batches(settings), training, folder,
                  synth_validation(settings, training.seed), progress)
     load_weights(model, result.folder / 'best.safetensors')
-    save_weights(model, result.folder / 'model.safetensors', synthmorph=asdict(model.settings), task=asdict(settings),
+    save_weights(model, result.folder / 'model.safetensors', network=describe_network(model), task=asdict(settings),
                  training=asdict(training), score=result.best_score)
     return result
-
-
-def load_synthmorph(path: str | Path,    # model.safetensors of `train_synthmorph`
-                   ) -> SynthMorphStyle: # on the CPU, in evaluation mode
-    "Build the SynthMorph-style network that a file describes and load its weights."
-    return load_described(path, 'synthmorph', SynthSettings, SynthMorphStyle)
 
 # %% ../../nbs/compare/32_synthmorph.ipynb #43f2c8ce
 class OfficialSynthMorph(nn.Module):

@@ -29,23 +29,32 @@ from regpre_nb.learn.training import (
     read_tensors,
     save_weights,
 )
-from ..method.losses import Kernel, diffusion, local_ncc
-from ..method.settings import InputError, Preset, check_values, checked, odd, real
-from ..method.spatial import warp
-from ..method.swin import TransMorphSettings
-from ..method.transmorph import LoadReport, TransMorph, load_state
+from ..method.losses import Loss
+from ..method.settings import InputError, Preset, check_values, checked, of_type
+from ..method.swin import ENCODERS, describe_module, full_description
+from ..method.transmorph import LoadReport, TransMorph, build_network, describe_network, load_state
 
 # %% ../../nbs/learn/23_finetune.ipynb #5f296012
-def transfer_encoder(network: TransMorph,   # receives the weights in its encoder
+def _same_kind(described, network, path):
+    "Refuse an encoder of another kind than the network's; the settings of the encoder in the file."
+    known = full_description(described, 'swin') if isinstance(described, dict) else None
+    if known is None: return {}
+    own = describe_module(network.encoder, ENCODERS)['name']
+    if known['name'] != own:
+        raise InputError(f'{path} holds an encoder {known["name"]!r}, and that of this network is {own!r}: build the '
+                         'network with such an encoder, or choose other weights.')
+    return known['settings']
+
+
+def transfer_encoder(network: nn.Module,    # receives the weights in its `encoder`
                      path: str | Path,      # encoder.safetensors of a pretraining run
                     ) -> LoadReport:        # what was resized
     "Copy a pretrained encoder into a registration network."
-    described = read_metadata(path).get('encoder')
-    described = described if isinstance(described, dict) else {}
-    try: return load_state(network.encoder, read_tensors(path), described.get('window'))
+    settings = _same_kind(read_metadata(path).get('encoder'), network, path)
+    try: return load_state(network.encoder, read_tensors(path), settings.get('window'))
     except InputError: raise
-    except (ValueError, TypeError, RuntimeError) as error:
-        build = f'build the network with the settings of the encoder: {described}' if described else \
+    except (ValueError, TypeError, RuntimeError, AttributeError) as error:
+        build = f'build the network with the settings of the encoder: {settings}' if settings else \
             'choose an encoder.safetensors that pretraining wrote'
         raise InputError(f'{path} does not fit this network ({error}); {build}.') from error
 
@@ -88,14 +97,12 @@ def cohort_batches(cohort: Cohort,        # images
 @dataclass(frozen=True)
 class FinetuneSettings:
     "The downstream task."
-    window: int = 9                # of the local correlation, voxels
-    kernel: Kernel = 'box'         # of the local correlation
-    diffusion_weight: float = 1.0  # lambda
+    loss: Loss = Loss()            # similarity and lambda
     flips: Flips = 'each'          # see `cohort_batches`
     preset: Preset = 'paper'       # of sampler and correlation
 
     def __post_init__(self):
-        check_values(self, {'window': odd(3), 'diffusion_weight': real(0)})
+        check_values(self, {'loss': of_type(Loss)})
 
 
 FINETUNE_TRAINING = {  # 250 epochs of 403 pairs
@@ -108,15 +115,12 @@ FINETUNE_TRAINING = {  # 250 epochs of 403 pairs
 # %% ../../nbs/learn/23_finetune.ipynb #d86db700
 def registration_loss(network: nn.Module,              # moving, fixed -> displacement
                       batch: dict[str, torch.Tensor],  # moving, fixed
-                      settings: FinetuneSettings,      # window, kernel, weight
+                      settings: FinetuneSettings,      # loss and preset
                      ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:  # loss, its parts for the log
-    "Local correlation of the warped and the fixed image, plus diffusion."
+    "The loss of what the network says about a pair."
     displacement = network(batch['moving'], batch['fixed'])
-    warped = warp(batch['moving'], displacement, preset=settings.preset)
-    similarity = local_ncc(warped, batch['fixed'], settings.window, settings.kernel, preset=settings.preset)
-    roughness = diffusion(displacement)
-    parts = {'similarity': similarity.detach(), 'diffusion': roughness.detach()}
-    return similarity + settings.diffusion_weight * roughness, parts
+    loss, parts = settings.loss(batch, displacement, settings.preset)
+    return loss, {name: part.detach() for name, part in parts.items()}
 
 # %% ../../nbs/learn/23_finetune.ipynb #f5033024
 def finetune(network: TransMorph,         # trained in place; ends with the best weights
@@ -131,19 +135,19 @@ def finetune(network: TransMorph,         # trained in place; ends with the best
              progress: bool = True,       # show a bar
             ) -> FitResult:
     "Train a registration network, from scratch or from an encoder; writes `model.safetensors` into the folder."
+    described = dict(network=describe_network(network), finetuning=asdict(settings), training=asdict(training),
+                     cohort=cohort.name)
     if encoder is not None: transfer_encoder(network, encoder)
     batches = batches or cohort_batches(cohort, cases, training.seed, settings.flips)
     validate = validate or cohort_validation(cohort, settings.preset)
     result = fit(network, partial(registration_loss, settings=settings), batches, training, folder, validate, progress)
-    described = dict(network=asdict(network.settings), finetuning=asdict(settings), training=asdict(training),
-                     cohort=cohort.name)
     if cohort.validates_on_test: save_weights(network, result.folder / 'final.safetensors', **described)
     load_weights(network, result.folder / 'best.safetensors')
     save_weights(network, result.folder / 'model.safetensors', score=result.best_score, **described)
     return result
 
 
-def load_network(path: str | Path,  # model.safetensors of a fine-tuning run
-                ) -> TransMorph:    # on the CPU, in evaluation mode
-    "Build the network that a file describes and load its weights."
-    return load_described(path, 'network', TransMorphSettings, TransMorph)
+def load_network(path: str | Path,  # a file that training wrote, for instance model.safetensors
+                ) -> nn.Module:     # on the CPU, in evaluation mode
+    "Build the network that a file describes, whatever its kind and its encoder, and load its weights."
+    return load_described(path, 'network', build_network)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
-from ..method.losses import Kernel, diffusion, local_ncc
-from ..method.settings import InputError, check_values, checked, odd, real, whole
-from ..method.spatial import compose, integrate, resize_displacement, resize_image, warp
+from ..method.losses import Loss
+from ..method.settings import InputError, check_values, of_type, real, whole
+from ..method.spatial import compose, integrate, resize_displacement, resize_image
 
 # %% ../../nbs/learn/24_instance.ipynb #5e0f1a14
 def _are_scales(value) -> bool:
@@ -20,7 +20,6 @@ def _are_scales(value) -> bool:
     return isinstance(value, (tuple, list)) and len(value) > 0 and all(type(n) is int and n > 0 for n in value)
 
 # %% ../../nbs/learn/24_instance.ipynb #9c48ee9c
-@checked
 @dataclass(frozen=True)
 class InstanceSettings:
     "How the displacement of one pair is optimised."
@@ -28,16 +27,14 @@ class InstanceSettings:
     scales: tuple[int, ...] = (2, 1)      # by how much the images are shrunk, one after the other
     spacing: int = 2                      # voxels of the shrunk image between points of the velocity
     learning_rate: float = 0.1            # voxels of the velocity's grid
-    window: int = 5                       # of the local correlation, voxels
-    kernel: Kernel = 'box'                # of the local correlation
-    diffusion_weight: float = 1.0         # lambda
+    loss: Loss = Loss(window=5)           # similarity and lambda
     smoothing: float = 0.7                # of the velocity: standard deviation, points of its grid; 0: none
     squarings: int = 7                    # of the integration
 
     def __post_init__(self):
         check_values(self, {
             'steps': whole(0), 'scales': (_are_scales, 'one whole number of 1 or more, or several'),
-            'spacing': whole(1), 'learning_rate': real(0, above=True), 'window': odd(3), 'diffusion_weight': real(0),
+            'spacing': whole(1), 'learning_rate': real(0, above=True), 'loss': of_type(Loss),
             'smoothing': real(0), 'squarings': whole(0)})
 
 # %% ../../nbs/learn/24_instance.ipynb #5e0f1a11
@@ -67,7 +64,7 @@ def _total(velocity: torch.Tensor, start: torch.Tensor, squarings: int) -> torch
     return compose(start, update)
 
 # %% ../../nbs/learn/24_instance.ipynb #2ad57889
-def _descend(velocity: torch.Tensor,  # (1, 3, x, y, z), voxels of its grid
+def _lower_loss(velocity: torch.Tensor,  # (1, 3, x, y, z), voxels of its grid
              moving: torch.Tensor,    # (1, 1, X, Y, Z)
              fixed: torch.Tensor,     # (1, 1, X, Y, Z)
              start: torch.Tensor,     # (1, 3, X, Y, Z), voxels
@@ -82,8 +79,7 @@ def _descend(velocity: torch.Tensor,  # (1, 3, x, y, z), voxels of its grid
     for step in range(settings.steps + 1):
         velocity = begun + _smooth(field, gaussians)
         displacement = _total(velocity, start, settings.squarings)
-        similarity = local_ncc(warp(moving, displacement), fixed, settings.window, settings.kernel)
-        loss = similarity + settings.diffusion_weight * diffusion(displacement)
+        loss, _ = settings.loss({'moving': moving, 'fixed': fixed}, displacement)
         better = loss.detach() < lowest
         best, lowest = torch.where(better, velocity.detach(), best), torch.where(better, loss.detach(), lowest)
         if step == settings.steps: return best
@@ -108,5 +104,5 @@ def optimise_pair(moving: torch.Tensor,                # (1, 1, X, Y, Z), in [0,
             shape = tuple(max(n // scale, 8) for n in moving.shape[2:])
             images = (resize_image(image, shape) for image in (moving, fixed))
             velocity = resize_displacement(velocity, tuple(-(-n // settings.spacing) for n in shape))
-            velocity = _descend(velocity, *images, resize_displacement(start, shape), settings)
+            velocity = _lower_loss(velocity, *images, resize_displacement(start, shape), settings)
     with torch.no_grad(): return _total(velocity, start, settings.squarings)

@@ -20,10 +20,10 @@ from torch import nn
 from .scoring import validation_dice
 from .training import FitResult, TrainSettings, fit, load_weights, save_weights, step_generator
 from ..method.heads import Prediction, PretrainingNetwork
-from ..method.losses import Kernel, diffusion, gaussian_kl, local_ncc, one_hot, soft_dice
+from ..method.losses import Loss, gaussian_kl
 from ..method.random_images import AMPLITUDES, RandomPairs, random_pair
-from ..method.settings import Preset, check_values, checked, odd, real, whole
-from ..method.spatial import warp
+from ..method.settings import Preset, check_values, checked, of_type, real, whole
+from ..method.swin import ENCODERS, describe_module
 
 # %% ../../nbs/learn/22_pretrain.ipynb #3ea57608
 @checked
@@ -34,25 +34,23 @@ class PretrainSettings:
     n_labels: int = 16                             # shapes compete in as many channels
     cell: float = 32                               # lattice cell of the noise, voxels
     amplitudes: tuple[float, ...] = AMPLITUDES     # of the random velocities
-    similarity: Literal['ncc', 'dice'] = 'ncc'     # 'ncc' of the images, or 'dice' of their label maps
-    window: int = 9                                # of the local correlation, voxels
-    kernel: Kernel = 'gauss'                       # of the local correlation
-    diffusion_weight: float = 1.0                  # lambda
+    loss: Loss = Loss(kernel='gauss')              # similarity and lambda
     kl_weight: float = 1e-7                        # eta; 0 leaves the KL term out
     kl_direction: Literal['ensemble||stage', 'stage||ensemble'] = 'ensemble||stage'  # which of the two comes first
     sample: bool = False                           # warp by a draw from the ensemble instead of its mean
     detach_ensemble: bool = False                  # no gradient of the KL term into the ensemble
     validation_pairs: int = 50                     # fixed, from a seed of their own
-    preset: Preset = 'paper'                       # of generator, heads and correlation
+    preset: Preset = 'paper'                       # of generator, heads, sampler and correlation
 
     def __post_init__(self):
-        check_values(self, {'window': odd(3), 'diffusion_weight': real(0), 'kl_weight': real(0),
+        check_values(self, {'loss': of_type(Loss), 'kl_weight': real(0),
                             'n_labels': whole(1), 'cell': real(0, above=True), 'validation_pairs': whole(1)})
 
 # %% ../../nbs/learn/22_pretrain.ipynb #6b0f42ab
 PRETRAIN = {
     'paper': PretrainSettings(),
-    'released': PretrainSettings(preset='released', diffusion_weight=0.5, kl_direction='stage||ensemble', sample=True),
+    'released': PretrainSettings(loss=Loss(kernel='gauss', diffusion_weight=0.5), kl_direction='stage||ensemble',
+                                 sample=True, preset='released'),
 }
 PRETRAIN_TRAINING = {  # 50 epochs of 3000 pairs
     'paper': TrainSettings(steps=150_000, learning_rate=4e-4, optimiser='adam',
@@ -73,15 +71,6 @@ def distillation(prediction: Prediction,       # of the pretraining network
     else: terms = [gaussian_kl(*stage, *ensemble) for stage in prediction.stages]
     return sum(terms) / len(terms)
 
-# %% ../../nbs/learn/22_pretrain.ipynb #9ae94c2d
-def _similarity(batch, displacement, settings):
-    "The first term of equation 1."
-    if settings.similarity == 'dice':
-        moving, fixed = (one_hot(batch[f'{role}_labels'], settings.n_labels) for role in ('moving', 'fixed'))
-        return soft_dice(warp(moving, displacement, preset=settings.preset), fixed)
-    warped = warp(batch['moving'], displacement, preset=settings.preset)
-    return local_ncc(warped, batch['fixed'], settings.window, settings.kernel, preset=settings.preset)
-
 # %% ../../nbs/learn/22_pretrain.ipynb #0f11f27c
 def pretraining_loss(network: nn.Module,              # a PretrainingNetwork
                      batch: dict[str, torch.Tensor],  # as from `random_pair`
@@ -89,10 +78,7 @@ def pretraining_loss(network: nn.Module,              # a PretrainingNetwork
                     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:  # loss, its parts for the log
     "Equation 1 of the paper."
     prediction = network(batch['moving'], batch['fixed'])
-    similarity = _similarity(batch, prediction.displacement, settings)
-    roughness = diffusion(prediction.displacement)
-    parts = {'similarity': similarity, 'diffusion': roughness}
-    loss = similarity + settings.diffusion_weight * roughness
+    loss, parts = settings.loss(batch, prediction.displacement, settings.preset, settings.n_labels)
     if settings.kl_weight:
         parts['kl'] = distillation(prediction, settings)
         loss = loss + settings.kl_weight * parts['kl']
@@ -142,23 +128,24 @@ def pretrain(encoder: nn.Module,          # any `Encoder`; trained in place
              training: TrainSettings,     # the optimisation
              folder: str | Path,          # of this run
              resolution: float = 0.5,     # working grid relative to the image
-             record: dict | None = None,  # kept with the exported weights, for instance the encoder's settings
+             record: dict | None = None,  # kept with the exported weights, beside what the encoder is
              make_batch: Callable | None = None,  # (number, generator) -> batch; random pairs by default
              validate: Callable | None = None,    # chooses the checkpoint; Dice of fixed random pairs by default
              progress: bool = True,       # show a bar
             ) -> FitResult:
     "Pretrain an encoder by registering random pairs; writes `encoder.safetensors` into the folder."
+    described = {'encoder': describe_module(encoder, ENCODERS)} | (record or {})
     network = PretrainingNetwork(encoder, resolution, sample=settings.sample, preset=settings.preset)
     result = fit(network, partial(pretraining_loss, settings=settings), make_batch or random_batches(settings),
                  training, folder, validate or random_validation(settings, training.seed), progress)
     load_weights(network, result.folder / 'best.safetensors')
     save_weights(network.encoder, result.folder / 'encoder.safetensors', pretraining=asdict(settings),
-                 training=asdict(training), score=result.best_score, **(record or {}))
+                 training=asdict(training), score=result.best_score, **described)
     return result
 
 # %% ../../nbs/learn/22_pretrain.ipynb #49cc72f3
-ABLATIONS = {  # rows of the paper's table 1 -> changes of PretrainSettings
+ABLATIONS = {  # rows of the paper's table 1 -> what `changed` changes of PretrainSettings
     'SD w/o KL': {'kl_weight': 0.0},
     'SD w/ KL': {},
-    'SD w/ Dice': {'similarity': 'dice'},
+    'SD w/ Dice': {'loss': {'similarity': 'dice'}},
 }

@@ -190,7 +190,7 @@ def evaluate(network: Callable | None,            # moving, fixed -> displacemen
         rows.append(score_pair(displacement, cohort, *pair, preset))
     return pd.concat(rows, ignore_index=True)
 
-
+# %% ../../nbs/learn/21_scoring.ipynb #ed1ad42c
 def landmark_validation(network: nn.Module,  # moving, fixed -> displacement
                         cohort: Cohort,      # with landmarks
                        ) -> dict[str, float]:  # score; tre_mm and, for each case, its mean and standard deviation

@@ -34,7 +34,7 @@ from tqdm import tqdm
 
 import regpre_nb
 from ..data.files import write_bytes, write_json, writing
-from ..method.settings import InputError, check_values, checked, from_json, real, regular_file, whole
+from ..method.settings import InputError, check_values, checked, real, regular_file, whole
 
 # %% ../../nbs/learn/20_training.ipynb #af0bfeff
 _RULES = {
@@ -211,24 +211,23 @@ def load_weights(
 
 # %% ../../nbs/learn/20_training.ipynb #d0e5c1b1
 def load_described(
-    path: str | Path,  # a safetensors file whose record describes its network
+    path: str | Path,  # a safetensors file whose record describes what its weights belong to
     name: str,  # of the description in the record
-    kind: type,  # of the network's settings
-    make: Callable[[Any], nn.Module],  # settings -> network
+    build: Callable[[Any], nn.Module],  # description -> module
 ) -> nn.Module:  # on the CPU, in evaluation mode
-    "Build the network that a file describes and load its weights."
+    "Build what a file describes and load its weights."
     described = read_metadata(path).get(name)
     if described is None:
-        raise InputError(f'{path} does not describe a {make.__name__}: use a file that its training wrote, '
+        raise InputError(f'{path} does not describe a {name}: use a file that its training wrote, '
                          'for instance model.safetensors.')
     try:
-        network = make(from_json(kind, described))
+        module = build(described)
     except (ValueError, TypeError, AttributeError, RuntimeError) as error:
         reason = str(error).rstrip('.')
-        raise InputError(f'{path} describes a {make.__name__} that cannot be built ({reason}): use the version of '
-                         'this package that wrote it, or train it again.') from error
-    load_weights(network, path)
-    return network.eval()
+        raise InputError(f'{path} describes a {name} that cannot be built ({reason}): use the version of this '
+                         'package that wrote it, or train it again.') from error
+    load_weights(module, path)
+    return module.eval()
 
 # %% ../../nbs/learn/20_training.ipynb #f7a87d59
 def _append_line(path: Path, record: dict) -> None:

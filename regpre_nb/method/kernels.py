@@ -27,13 +27,13 @@ def _in_parallel(task: Callable, planes: int, voxels: int) -> list:
     with ThreadPoolExecutor(threads) as pool: return list(pool.map(task, edges[:-1], edges[1:]))
 
 
-def _array(tensor):
+def _as_numpy(tensor):
     "The values of a CPU tensor, in one piece."
     return tensor.detach().contiguous().numpy()
 
 # %% ../../nbs/method/09_kernels.ipynb #4a8d6852
 @compile_kernel
-def _strides(shape):
+def _steps_in_memory(shape):
     "Distance in memory to the next voxel along each axis; 0 along an axis of one voxel, which has no next."
     X, Y, Z = shape
     return np.uintp(Y * Z if X > 1 else 0), np.uintp(Z if Y > 1 else 0), np.uintp(1 if Z > 1 else 0)
@@ -67,7 +67,7 @@ def _cells_of_row(ux, uy, uz, x, y, shape, corner, fx, fy, fz):
 def _warp_planes(image, displacement, warped, start, stop):
     "Add the image (C, X, Y, Z), read at x + u(x), to `warped`."
     channels, X, Y, Z = image.shape
-    sx, sy, sz = _strides((X, Y, Z))
+    sx, sy, sz = _steps_in_memory((X, Y, Z))
     flat, (corner, fx, fy, fz) = image.reshape(channels, X * Y * Z), _row_buffers(Z)
     for x in range(start, stop):
         for y in range(Y):
@@ -138,7 +138,7 @@ def _scatter_row(g, strides, corner, fx, fy, fz, given):
 def _gradient_planes(image, displacement, upstream, of_image, of_displacement, start, stop):
     "Add the gradients of a warp to those of the two arrays that are not empty."
     channels, X, Y, Z = image.shape
-    strides, last = _strides((X, Y, Z)), (np.float32(X - 1), np.float32(Y - 1), np.float32(Z - 1))
+    strides, last = _steps_in_memory((X, Y, Z)), (np.float32(X - 1), np.float32(Y - 1), np.float32(Z - 1))
     flat, (corner, fx, fy, fz) = image.reshape(channels, X * Y * Z), _row_buffers(Z)
     for x in range(start, stop):
         for y in range(Y):
@@ -171,13 +171,13 @@ class _Warp(torch.autograd.Function):
     def forward(ctx, image, displacement):
         ctx.save_for_backward(image, displacement)
         warped = torch.zeros(image.shape)
-        for i, u, out in zip(image, displacement, warped): _add_warped(_array(i), _array(u), out.numpy())
+        for i, u, out in zip(image, displacement, warped): _add_warped(_as_numpy(i), _as_numpy(u), out.numpy())
         return warped
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, upstream):
-        found = zip(*(_warp_gradients(_array(i), _array(u), _array(g), *ctx.needs_input_grad)
+        found = zip(*(_warp_gradients(_as_numpy(i), _as_numpy(u), _as_numpy(g), *ctx.needs_input_grad)
                       for i, u, g in zip(*ctx.saved_tensors, upstream)))
         return tuple(torch.from_numpy(np.stack(gradients)) if needed else None
                      for gradients, needed in zip(found, ctx.needs_input_grad))
@@ -225,7 +225,7 @@ def warp_nearest(image: torch.Tensor,        # (B, C, X, Y, Z), labels of any ty
     "The kernel of `warp` with `mode='nearest'`; no gradient."
     warped = torch.empty_like(image, memory_format=torch.contiguous_format)
     for labels, field, out in zip(image, displacement, warped):
-        labels, field, out = _array(labels), _array(field), out.numpy()
+        labels, field, out = _as_numpy(labels), _as_numpy(field), out.numpy()
         _in_parallel(lambda start, stop: _nearest_planes(labels, field, out, start, stop), out.shape[1], out[0].size)
     return warped
 
@@ -235,7 +235,7 @@ class _Integrate(torch.autograd.Function):
     def forward(ctx, velocity, steps):
         ctx.steps, ctx.paths = steps, []
         for v in velocity:
-            path = [_array(v / 2 ** steps)]
+            path = [_as_numpy(v / 2 ** steps)]
             for _ in range(steps): path.append(_add_warped(path[-1], path[-1], path[-1].copy()))
             ctx.paths.append(path if ctx.needs_input_grad[0] else path[-1:])
         return torch.from_numpy(np.stack([path.pop() for path in ctx.paths]))
@@ -244,7 +244,7 @@ class _Integrate(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, upstream):
         gradients = []
-        for path, gradient in zip(ctx.paths, map(_array, upstream)):
+        for path, gradient in zip(ctx.paths, map(_as_numpy, upstream)):
             for field in reversed(path):
                 of_outer, of_inner = _warp_gradients(field, field, gradient)
                 gradient = np.add(of_outer, of_inner, out=of_outer) + gradient
@@ -311,7 +311,7 @@ def largest_noise(along: torch.Tensor,  # (C, X, 2 I), weights along x
                   node: torch.Tensor,   # (C, X), int32, lattice node below each x
                  ) -> torch.Tensor:     # (X, Y, Z), uint8
     "The kernel of `random_shapes`: the argmax over stretched channels of noise."
-    shape, along, planes, node = planes.shape[2:], _array(along), _array(planes.flatten(2)), _array(node)
+    shape, along, planes, node = planes.shape[2:], _as_numpy(along), _as_numpy(planes.flatten(2)), _as_numpy(node)
     channels, columns, voxels = len(planes), planes.shape[2], along.shape[1] * planes.shape[2]
     low, high = (np.full((channels, columns), value, np.float32) for value in (np.inf, -np.inf))
     _in_parallel(lambda *part: _noise_extremes(along, planes, node, low, high, *part), columns, voxels)
@@ -359,12 +359,12 @@ def _blend_row(v, strides, intensities, corner, fx, fy, fz, image, labels):
             i0 += b * (i2 - i0)
             image[z] = i0 + a * (i4 + b * (i6 - i4) - i0)
 
-
+# %% ../../nbs/method/09_kernels.ipynb #c6ee9e38
 @compile_kernel
 def _deform_planes(labels, intensities, field, stride, image, warped, displacement, start, stop):
     "Write image, warped labels and, unless it is empty, the displacement."
     X, Y, Z = labels.shape
-    strides, flat = _strides((X, Y, Z)), labels.reshape(X * Y * Z)
+    strides, flat = _steps_in_memory((X, Y, Z)), labels.reshape(X * Y * Z)
     rows, (corner, fx, fy, fz) = np.empty((3, Z), np.float32), _row_buffers(Z)
     for x in range(start, stop):
         for y in range(Y):
@@ -384,7 +384,7 @@ def deform_labels(labels: torch.Tensor,      # (1, 1, X, Y, Z), uint8
     "The kernel of `random_pair`: enlarge a displacement and warp a label map and its image by it."
     size = (*coarse.shape[2:4], stride * coarse.shape[4])
     field = interpolate(stride * coarse, size)[0, ..., :labels.shape[4]]
-    labels, intensities, field = _array(labels[0, 0]), _array(intensities), _array(field)
+    labels, intensities, field = _as_numpy(labels[0, 0]), _as_numpy(intensities), _as_numpy(field)
     image, warped = np.empty(labels.shape, np.float32), np.empty_like(labels)
     displacement = np.empty((3, *labels.shape) if keep else (0, 0, 0, 0), np.float32)
 
@@ -469,7 +469,7 @@ def folding_sums(displacement: torch.Tensor, # (1, 3, X, Y, Z), float32, voxels
                  mask: torch.Tensor,         # (X, Y, Z), bool
                 ) -> torch.Tensor:           # (4,), float64
     "The kernel of `folding`: folded voxels, folded tetrahedra, twelve times the folded volume, voxels in the mask."
-    field, inside = _array(displacement[0]), _array(mask).view(np.uint8)
+    field, inside = _as_numpy(displacement[0]), _as_numpy(mask).view(np.uint8)
     parts = _in_parallel(lambda start, stop: _folding_sums(field, inside, start, stop), len(inside) - 2, inside.size)
     return torch.tensor(parts, dtype=torch.float64).sum(0)
 
@@ -651,7 +651,7 @@ def _finish(gradient, a, mean, scale, contrast):
             for z in range(len(row)): out[z] = (out[z] - contrast * ((row[z] - mean) * scale)) * (scale + scale)
 
 
-def _weight_inside(n, weights):
+def _weight_inside_along(n, weights):
     "The weight of a window that lies inside an axis of n voxels."
     return np.convolve(np.ones(n), weights)[len(weights) // 2:][:n].astype(np.float32)
 
@@ -661,7 +661,7 @@ def _ncc_and_gradient(a, b, weights, eps, gradient):
     def task(start, stop): return _ncc_planes(a, b, standard, turning, *inside, np.float32(eps), gradient, start, stop)
 
     standard, turning = (*_standard(a), *_standard(b)), tuple(np.float32(weight) for weight in weights)
-    inside = [_weight_inside(n, weights) for n in a.shape]
+    inside = [_weight_inside_along(n, weights) for n in a.shape]
     total, product = np.sum(_in_parallel(task, len(a), a.size), axis=0)
     if gradient.size: _finish(gradient, a, *standard[:2], np.float32(product / a.size))
     return total
@@ -674,7 +674,7 @@ def ncc_volume(pair: tuple[torch.Tensor, torch.Tensor], # two volumes (X, Y, Z),
                needed: list[int],                       # which of the two need a gradient
               ) -> tuple[torch.Tensor, list[torch.Tensor]]: # sum of cc over all voxels; its gradients (X, Y, Z)
     "The kernel of `local_ncc` for one pair of volumes."
-    arrays, gradients = [_array(volume) for volume in pair], [np.empty(pair[0].shape, np.float32) for _ in needed]
+    arrays, gradients = [_as_numpy(volume) for volume in pair], [np.empty(pair[0].shape, np.float32) for _ in needed]
     if not needed: total = _ncc_and_gradient(*arrays, weights, eps, np.empty((0, 0, 0), np.float32))
     for i, gradient in zip(needed, gradients):
         total = _ncc_and_gradient(arrays[i], arrays[1 - i], weights, eps, gradient)

@@ -98,7 +98,7 @@ def _checked_labels(labels_a: Tensor, labels_b: Tensor) -> tuple[Tensor, Tensor]
     return labels_a, labels_b
 
 # %% ../../nbs/method/08_metrics.ipynb #0c61cbc2
-def _strides(displacement: Tensor) -> tuple[int, int, int]:
+def _flat_steps(displacement: Tensor) -> tuple[int, int, int]:
     "Steps from a voxel to its next neighbour along each axis, in a flat field."
     return displacement.shape[3] * displacement.shape[4], displacement.shape[4], 1
 
@@ -115,7 +115,7 @@ def _dot(first: Tensor, normal: list[Tensor]) -> Tensor:
 # %% ../../nbs/method/08_metrics.ipynb #0bb8d46f
 def _flat_determinants(displacement: Tensor) -> Iterator[Tensor]:
     "The ten determinants, flat, from the first voxel that is not on the border to the last."
-    strides, flat = _strides(displacement), displacement[0].flatten(1)
+    strides, flat = _flat_steps(displacement), displacement[0].flatten(1)
     differences = [flat[:, stride:] - flat[:, :-stride] for stride in strides]
     for axis, difference in enumerate(differences):
         difference[axis] += 1
@@ -136,7 +136,7 @@ def _flat_determinants(displacement: Tensor) -> Iterator[Tensor]:
 # %% ../../nbs/method/08_metrics.ipynb #7fb3f46e
 def _interior(flat: Tensor, displacement: Tensor) -> Tensor:
     "The voxels (X-2, Y-2, Z-2) that are not on the border, out of a flat map that starts at the first of them."
-    return flat.as_strided([size - 2 for size in displacement.shape[2:]], _strides(displacement))
+    return flat.as_strided([size - 2 for size in displacement.shape[2:]], _flat_steps(displacement))
 
 # %% ../../nbs/method/08_metrics.ipynb #85bbe249
 def tetrahedral_determinants(
@@ -150,7 +150,7 @@ def tetrahedral_determinants(
 def _slabs(displacement: Tensor, planes: int | None = None) -> Iterator[tuple[int, Tensor]]:
     "The first plane and the field of overlapping slabs; each holds `planes` planes between two that are its border."
     voxels = 100_000 if displacement.device.type == 'cpu' else 4_000_000
-    planes = planes or max(1, voxels // _strides(displacement)[0])
+    planes = planes or max(1, voxels // _flat_steps(displacement)[0])
     for start in range(0, displacement.shape[2] - 2, planes):
         yield start, displacement[:, :, start:start + planes + 2]
 

@@ -149,7 +149,7 @@ def _without_autocast(tensor):
     return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
-def _check_size(size, function):
+def _check_new_size(size, function):
     if len(size) != 3 or any(not isinstance(n, Integral) or n < 1 for n in size):
         raise ValueError(f'{function}(): size must be three whole numbers, 1 or more, got {tuple(size)}')
 
@@ -172,7 +172,7 @@ def interpolate(volume: torch.Tensor, # (B, C, X, Y, Z), floating
                ) -> torch.Tensor:     # (B, C, X', Y', Z'), type of `volume`
     "Trilinear interpolation over the same field of view, border values outside; one matrix product an axis."
     _check_volume(volume, 'interpolate')
-    _check_size(size, 'interpolate')
+    _check_new_size(size, 'interpolate')
     x, y, z = (_interpolation_matrix(n, m, volume) if n != m else None for n, m in zip(volume.shape[2:], size))
     with _without_autocast(volume):
         if x is not None: volume = (x @ volume.flatten(3)).unflatten(3, volume.shape[3:])
@@ -187,7 +187,7 @@ def resize_image(image: torch.Tensor, # (B, C, X, Y, Z), any range
     shape, size = tuple(image.shape[2:]), tuple(size)
     if size == shape: return image
     _check_volume(image, 'resize_image')
-    _check_size(size, 'resize_image')
+    _check_new_size(size, 'resize_image')
     if all(n % m == 0 for n, m in zip(shape, size)): return F.avg_pool3d(image, [n // m for n, m in zip(shape, size)])
     return interpolate(image, size)
 
@@ -199,7 +199,7 @@ def resize_displacement(displacement: torch.Tensor, # (B, 3, X, Y, Z), voxels of
     _check_field(displacement, 'resize_displacement', 'displacement')
     shape, size = tuple(displacement.shape[2:]), tuple(size)
     if size == shape: return displacement
-    _check_size(size, 'resize_displacement')
+    _check_new_size(size, 'resize_displacement')
     scaled = [component * (m / n) for component, m, n in zip(displacement.unbind(1), size, shape)]
     return interpolate(torch.stack(scaled, dim=1), size)
 

@@ -15,6 +15,7 @@ from ..data.cohorts import COHORTS, Cohort, CohortEntry, subset
 from ..learn.finetune import FINETUNE_TRAINING, FinetuneSettings
 from ..learn.pretrain import PRETRAIN, PRETRAIN_TRAINING, PretrainSettings
 from ..learn.training import TrainSettings
+from ..method.losses import Loss
 from ..method.settings import InputError
 from ..method.swin import SETTINGS, TransMorphSettings, settings_named
 
@@ -79,7 +80,7 @@ def _cpu(cohort):
     common = dict(precision='bf16', log_every=10)
     return Profile(SETTINGS['small'],
                    PretrainSettings(shape=cohort.shape, cell=16, amplitudes=CPU_AMPLITUDES,
-                                    kernel='box', validation_pairs=8),
+                                    loss=Loss(), validation_pairs=8),
                    TrainSettings(pretrain_steps, learning_rate=1e-3, validate_every=pretrain_steps // 4, **common),
                    _flips(cohort),
                    TrainSettings(finetune_steps, learning_rate=5e-4, validate_every=finetune_steps // checks, **common),

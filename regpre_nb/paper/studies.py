@@ -14,18 +14,19 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Literal
 
-from ..compare.methods import GRIDS, METHODS, missing
+from ..compare.methods import METHODS, missing
 from ..compare.pairwise import PairwiseSettings
 from ..data.cohorts import COHORTS, Cohort, CohortEntry, load_cohort, subset
 from ..learn.pretrain import ABLATIONS, PRETRAIN
-from ..method.settings import InputError
+from ..method.settings import InputError, changed
 from .jobs import Finetune, Initial, Pairwise, Pretrain, Run, Synth, on_data
 from .profiles import load_profile
 
 # %% ../../nbs/paper/42_studies.ipynb #6f0009fb
-RELEASED = ('preset', 'diffusion_weight', 'kl_direction', 'sample')  # where the released code's pretraining differs
-VARIANTS: dict[str, dict] = ABLATIONS | {  # ways to pretrain on random pairs -> changes of PretrainSettings
-    'Released preset': {name: getattr(PRETRAIN['released'], name) for name in RELEASED}}
+RELEASED = ('preset', 'kl_direction', 'sample')  # where the released code's pretraining differs
+VARIANTS: dict[str, dict] = ABLATIONS | {  # way to pretrain on random pairs -> for `changed`, of PretrainSettings
+    'Released preset': {name: getattr(PRETRAIN['released'], name) for name in RELEASED} |
+    {'loss': {'diffusion_weight': PRETRAIN['released'].loss.diffusion_weight}}}
 
 
 def _shortened(training, share, seed):
@@ -45,7 +46,7 @@ def pretraining_run(profile: str,               # a key of `PROFILES`
     p = load_profile(profile, cohort)
     short = variant.replace('w/ ', '').replace('w/o ', 'no ').replace(' ', '-').lower()
     return Pretrain(name=f'pretrain-{short}' + (f'-{100 * length:g}-percent' if length < 1 else ''), profile=profile,
-                    data=cohort.name, network=p.network, task=replace(p.pretraining, **VARIANTS[variant]),
+                    data=cohort.name, network=p.network, task=changed(p.pretraining, VARIANTS[variant]),
                     training=_shortened(p.pretrain_training, length, seed))
 
 
@@ -124,7 +125,7 @@ def pairwise_run(profile: str,              # a key of `PROFILES`
     "The run that registers pair by pair, with settings chosen on training pairs."
     p = load_profile(profile, cohort)
     own = {'network': ({},), 'instance': p.instance_grid}
-    task = PairwiseSettings(method, tuple(own.get(method) or GRIDS[method][:p.choices]), limit=p.limit)
+    task = PairwiseSettings(method, tuple(own.get(method) or METHODS[method].grid[:p.choices]), limit=p.limit)
     run = Pairwise(name=method + (f'-{start.name}' if start else ''), profile=profile, data=cohort.name, task=task,
                    start=start, test_pairs=p.test_pairs or _atlas_pairs(cohort),
                    tuned_on=_networks_from(cohort) or '')

@@ -9,7 +9,6 @@ __all__ = ['TrainingStep', 'flops', 'peak_memory', 'top_operators']
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Literal
 
 import pandas as pd
@@ -19,6 +18,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..compare.methods import high_water_mark, set_back_high_water_mark
 from ..learn.training import TrainSettings, make_optimiser, share_generator
 from ..method.settings import checked
 
@@ -85,16 +85,10 @@ def peak_memory(function: Callable,                  # called once, without argu
     if not sys.platform.startswith('linux'):
         function()
         return float('nan')
-    Path('/proc/self/clear_refs').write_text('5')
-    before = _high_water_mark()
+    set_back_high_water_mark()
+    before = high_water_mark()
     function()
-    return _high_water_mark() - before
-
-
-def _high_water_mark():
-    "The largest resident memory of this process since it was last set back, bytes."
-    status = Path('/proc/self/status').read_text()
-    return 1024 * int(status.split('VmHWM:')[1].split()[0])
+    return high_water_mark() - before
 
 # %% ../../nbs/use/52_profiling.ipynb #e91c315f
 def top_operators(function: Callable,                  # called once, without arguments
