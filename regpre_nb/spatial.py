@@ -9,7 +9,7 @@ __all__ = ['Preset', 'checked', 'identity_grid', 'compiled', 'warp', 'read_at', 
 # %% ../nbs/00_spatial.ipynb #7c5e1c13
 import os
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache, wraps
 from importlib import import_module
 from importlib.util import find_spec
@@ -177,10 +177,20 @@ def integrate(velocity: torch.Tensor, # (B, 3, X, Y, Z), voxels per unit time
     return displacement
 
 # %% ../nbs/00_spatial.ipynb #7abaf47f
-def _without_autocast(tensor):
-    "A context in which operations keep the precision of the tensor."
+def full_precision(tensor: torch.Tensor, # on the device that computes
+                  ) -> AbstractContextManager:
+    "A context in which operations keep the precision of the tensor: neither autocast nor TF32 takes digits away."
     device = tensor.device.type
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+    plain = torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+    return _without_tf32(plain) if device == 'cuda' and torch.backends.cuda.matmul.allow_tf32 else plain
+
+
+@contextmanager
+def _without_tf32(plain):
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with plain: yield
+    finally: torch.backends.cuda.matmul.allow_tf32 = True
 
 
 def _check_size(size, function):
@@ -208,7 +218,7 @@ def interpolate(volume: torch.Tensor, # (B, C, X, Y, Z), floating
     _check_volume(volume, 'interpolate')
     _check_size(size, 'interpolate')
     x, y, z = (_interpolation_matrix(n, m, volume) if n != m else None for n, m in zip(volume.shape[2:], size))
-    with _without_autocast(volume):
+    with full_precision(volume):
         if x is not None: volume = (x @ volume.flatten(3)).unflatten(3, volume.shape[3:])
         if y is not None: volume = y @ volume
         return volume if z is None else volume @ z.T
