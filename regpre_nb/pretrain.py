@@ -8,6 +8,7 @@ __all__ = ['PRETRAIN', 'PRETRAIN_TRAINING', 'ABLATIONS', 'PretrainSettings', 'di
            'pretrain']
 
 # %% ../nbs/09_pretrain.ipynb #a10be4b2
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -21,12 +22,13 @@ from torch import nn
 from .heads import Prediction, PretrainingNetwork
 from .losses import Kernel, diffusion, gaussian_kl, local_ncc, one_hot, soft_dice
 from .metrics import dice_per_label
-from .random_images import AMPLITUDES, RandomPairs, random_pair
+from .random_images import AMPLITUDES, RandomPairs, random_pair, random_pair_batch
 from .spatial import Preset, checked, warp
 from regpre_nb.training import (
     FitResult,
     TrainSettings,
     check_values,
+    device_room,
     fit,
     load_weights,
     odd,
@@ -89,7 +91,8 @@ def distillation(prediction: Prediction,       # of the pretraining network
 def _similarity(batch, displacement, settings):
     "The first term of equation 1."
     if settings.similarity == 'dice':
-        moving, fixed = (one_hot(batch[f'{role}_labels'], settings.n_labels) for role in ('moving', 'fixed'))
+        moving, fixed = (one_hot(batch[f'{role}_labels'], settings.n_labels, known=True)
+                         for role in ('moving', 'fixed'))
         return soft_dice(warp(moving, displacement, preset=settings.preset), fixed)
     warped = warp(batch['moving'], displacement, preset=settings.preset)
     return local_ncc(warped, batch['fixed'], settings.window, settings.kernel, preset=settings.preset)
@@ -165,18 +168,25 @@ def random_validation(settings: PretrainSettings,  # shape and number of the pai
     pairs = RandomPairs(settings.shape, seed=seed + 1_000_003, n_labels=settings.n_labels, cell=settings.cell,
                         amplitudes=settings.amplitudes, preset=settings.preset, displacements=False)
 
+    kept = {}  # device -> pairs
+
     def validate(network):
-        chosen = (pairs[number] for number in range(settings.validation_pairs))
+        device, numbers = next(network.parameters()).device, range(settings.validation_pairs)
+        chosen = kept.get(device) or (pairs[number] for number in numbers)
+        if device not in kept and 10 * math.prod(settings.shape) * len(numbers) <= device_room(device):  # bytes
+            kept[device] = chosen = [{name: tensor.to(device) for name, tensor in pair.items()} for pair in chosen]
         return validation_dice(network, chosen, range(settings.n_labels), settings.preset)
     return validate
 
 # %% ../nbs/09_pretrain.ipynb #7ad91d15
 def random_batches(settings: PretrainSettings,  # of the proxy task
                   ) -> Callable[[int, torch.Generator], dict[str, torch.Tensor]]:
-    "Batches of one random pair, for `fit`."
-    def make_batch(number, generator):
-        return random_pair(settings.shape, generator, settings.n_labels, settings.cell, settings.amplitudes,
-                           settings.preset, displacements=False)
+    "Batches of one random pair, or of several that are made together, for `fit`."
+    task = settings.n_labels, settings.cell, settings.amplitudes, settings.preset
+
+    def make_batch(number, generator): return random_pair(settings.shape, generator, *task, displacements=False)
+    def together(numbers, generator): return random_pair_batch(settings.shape, generator, len(numbers), *task)
+    make_batch.together, make_batch.on_device = together, True
     return make_batch
 
 
@@ -185,13 +195,19 @@ def loss_validation(make_batch: Callable,        # (number, generator) -> batch 
                     seed: int = 0,               # of the run; the batches of a seed never change
                    ) -> Callable[[nn.Module], dict[str, float]]:
     "A function that scores a pretraining network where there are no labels: minus its loss on fixed batches."
-    @torch.no_grad()
-    def validate(network):
-        device, losses = next(network.parameters()).device, []
+    kept = {}  # device -> batches
+
+    def made(device):
         for number in range(settings.validation_pairs):
             batch = make_batch(number, step_generator(seed + 1_000_003, number))
-            batch = {name: tensor.to(device) for name, tensor in batch.items()}
-            losses.append(pretraining_loss(network, batch, settings)[0].item())
+            yield {name: tensor.to(device) for name, tensor in batch.items()}
+
+    @torch.no_grad()
+    def validate(network):
+        device = next(network.parameters()).device
+        needed = 8 * math.prod(settings.shape) * settings.validation_pairs  # bytes
+        if device not in kept and device.type != 'cpu' and needed <= device_room(device): kept[device] = [*made(device)]
+        losses = [pretraining_loss(network, batch, settings)[0].item() for batch in kept.get(device) or made(device)]
         return {'score': -float(np.mean(losses)), 'loss': float(np.mean(losses))}
     return validate
 

@@ -202,7 +202,7 @@ def synth_loss(network: nn.Module,              # moving, fixed -> displacement
               ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:  # loss, its parts for the log
     "Soft Dice of the labels, plus diffusion of the displacement."
     displacement = network(batch['moving'], batch['fixed'])
-    moving, fixed = (one_hot(batch[f'{role}_labels'], settings.n_labels) for role in ('moving', 'fixed'))
+    moving, fixed = (one_hot(batch[f'{role}_labels'], settings.n_labels, known=True) for role in ('moving', 'fixed'))
     dice, roughness = soft_dice(warp(moving, displacement), fixed), diffusion(displacement)
     loss = settings.dice_weight * dice + settings.diffusion_weight * roughness
     return loss, {'dice_loss': dice.detach(), 'diffusion': roughness.detach()}
