@@ -7,7 +7,8 @@ __all__ = ['FRACTIONS', 'SYNTH_TINY', 'CPU_STEPS', 'QUICK', 'CPU_AMPLITUDES', 'G
            'GPU_SEEDS', 'PROFILES', 'RELEASED', 'VARIANTS', 'IN_DOMAIN', 'TRAINED_ON', 'STUDIES', 'SHORT', 'Run',
            'Profile', 'load_profile', 'pretraining_run', 'in_domain_run', 'finetuning_run', 'random_only_run',
            'initial_run', 'pairwise_run', 'synthmorph_run', 'studies', 'study_runs', 'with_pretraining', 'all_runs',
-           'by_priority', 'lengths_of', 'run_folder', 'train', 'rehearsal', 'same_step', 'Rehearsed', 'rehearse']
+           'by_priority', 'lengths_of', 'run_folder', 'train', 'train_side_by_side', 'rehearsal', 'same_step',
+           'Rehearsed', 'rehearse']
 
 # %% ../nbs/14_runs.ipynb #18214c7d
 import hashlib
@@ -22,6 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from importlib.util import find_spec
 from itertools import count
+from multiprocessing import get_context
 from pathlib import Path
 from weakref import ref
 
@@ -240,7 +242,7 @@ def _gpu(cohort):
     pairs, epochs, batch = _gpu_lengths(cohort)
     pretrain_steps, epoch = max(1, pairs // batch), max(1, round(len(cohort.train) / batch))
     steps, fractions = epochs * epoch, _fractions(cohort)
-    common = dict(precision='bf16', batch=batch, graph=True, log_every=50, checkpoint_seconds=300.)
+    common = dict(precision='bf16', batch=batch, graph=True, log_every=50, checkpoint_seconds=30.)
     return Profile(SETTINGS['small'],
                    PretrainSettings(shape=cohort.shape, cell=16, amplitudes=CPU_AMPLITUDES, validation_pairs=8),
                    TrainSettings(pretrain_steps, GPU_RATES[0], steps_per_epoch=max(1, pretrain_steps // 50),
@@ -778,6 +780,72 @@ def train(run: Run,                # what to train
             _note_failure(folder, error)
             raise
     return folder
+
+# %% ../nbs/14_runs.ipynb #9f31b7f2
+def _work(runs, root, threads):
+    "What a process does: train what it is sent, answer with '' or the reason why it failed."
+    torch.set_num_threads(threads)
+    while run := runs.recv():
+        try: train(run, root, progress=False)
+        except Exception as error: runs.send(f'{type(error).__name__}: {error}')
+        else: runs.send('')
+
+
+class _Worker:
+    "A process that trains; `run` is what it is at work on."
+    def __init__(self, root, threads):
+        context = get_context('spawn')
+        self.pipe, theirs = context.Pipe()
+        self.process, self.run = context.Process(target=_work, args=(theirs, root, threads), daemon=True), None
+        self.process.start()
+        theirs.close()
+
+    def begin(self, run):
+        self.run = run
+        self.pipe.send(run)
+
+    def ended(self):
+        "The run that it has ended and why it failed, '' where it did not; None while it is at work."
+        if not self.run or not self.pipe.poll(): return None
+        try: reason = self.pipe.recv()
+        except EOFError: reason = f'its process ended with {self.process.exitcode}'
+        run, self.run = self.run, None
+        return run, reason
+
+
+def _next_run(waiting, states):
+    "The first run whose beginning is done; the states of those whose beginning failed are set."
+    for run in [run for run in waiting if run.encoder and states.get(run.encoder.key) == 'failed']:
+        waiting.remove(run)
+        states[run.key] = 'failed'
+    ready = (run for run in waiting if not run.encoder or states.get(run.encoder.key, 'done') == 'done')
+    return next(ready, None)
+
+
+def train_side_by_side(runs: list[Run],           # in their order, for instance from `by_priority`
+                       root: str | Path = '.',    # the project's folder
+                       workers: int = 1,          # runs at a time
+                       seconds: float = math.inf, # after which all are stopped
+                       tell: Callable[[str], None] = print,  # gets a line when a run ends
+                      ) -> dict[str, str]:        # key -> 'done', 'failed' or 'waiting'
+    "Train runs in several processes until all are done or the time is up."
+    start, waiting, states = time.monotonic(), list(runs), {run.key: 'waiting' for run in runs}
+    crew = [_Worker(root, max(1, (os.cpu_count() or 1) // workers)) for _ in range(min(workers, len(waiting)))]
+    try:
+        while time.monotonic() - start < seconds:
+            for worker in crew:
+                if ended := worker.ended():
+                    states[ended[0].key] = 'failed' if ended[1] else 'done'
+                    tell(f'{time.monotonic() - start:6.1f} s  {ended[0].key} {ended[1] or "done"}')
+                if not worker.run and worker.process.is_alive() and (run := _next_run(waiting, states)):
+                    waiting.remove(run)
+                    worker.begin(run)
+            if not any(worker.run for worker in crew): break
+            time.sleep(0.02)
+    finally:
+        for worker in crew: worker.process.terminate()
+        for worker in crew: worker.process.join()
+    return states
 
 # %% ../nbs/14_runs.ipynb #72d2ba4d
 SHORT = {  # method -> settings with which a rehearsal need not wait for it

@@ -16,6 +16,7 @@ from regpre_nb.finetune import FinetuneSettings, cohort_batches, finetune, regis
 from regpre_nb.heads import PretrainingNetwork
 from regpre_nb.pretrain import ABLATIONS, PRETRAIN, PretrainSettings, pretrain, pretraining_loss, random_batches
 from regpre_nb.random_images import random_pair, random_pair_batch
+from regpre_nb.runs import by_priority, run_folder, train_side_by_side
 from regpre_nb.training import TrainSettings, fit, make_optimiser, read_log, read_tensors
 from regpre_nb.transmorph import SwinEncoder, TransMorph, settings_named
 
@@ -290,3 +291,19 @@ def test_without_a_gpu_graph_changes_nothing(tmp_path):
             TrainSettings(steps=2, graph=graph, tf32=graph), tmp_path / str(graph), progress=False)
     one, other = (read_tensors(tmp_path / str(graph) / 'last.safetensors') for graph in (True, False))
     assert all(torch.equal(one[name], other[name]) for name in other)
+
+
+# Several runs at once
+
+def test_runs_side_by_side(tmp_path):
+    "In two processes; what a run starts from is done before it, a failure stops only what starts from it."
+    runs = by_priority('smoke', 'template', seeds=(0,))[:4]
+    broken = replace(runs[0], name='broken', data='nowhere')
+    follower = replace(runs[3], name='follower', encoder=broken)
+    said = []
+    states = train_side_by_side([*runs, broken, follower], tmp_path, 2, tell=said.append)
+    assert [states[run.key] for run in runs] == ['done'] * 4
+    assert (states[broken.key], states[follower.key]) == ('failed', 'failed')
+    assert all((run_folder(run, tmp_path) / 'run.json').exists() for run in runs)
+    assert len(said) == 5  # the follower did not begin
+    assert train_side_by_side(runs, tmp_path, 2, seconds=0.) == dict.fromkeys((run.key for run in runs), 'waiting')
