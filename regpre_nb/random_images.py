@@ -14,7 +14,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .spatial import Preset, checked, compiled, integrate, interpolate, resize_displacement, warp
+from regpre_nb.spatial import (
+    Preset,
+    checked,
+    compiled,
+    full_precision,
+    integrate,
+    interpolate,
+    resize_displacement,
+    warp,
+)
 
 # %% ../nbs/01_random_images.ipynb #a86eb45f
 @checked
@@ -42,8 +51,9 @@ def _separate(directions, positions):
     def blend(matrix, lattice): return torch.einsum('cyj,cijz->ciyz', matrix, lattice)
 
     (wx, dx), (wy, dy), (wz, dz) = (_axis_weights(p, n) for p, n in zip(positions, directions.shape[2:]))
-    along_z = torch.stack([vectors @ along.mT[:, None] for vectors, along in zip(directions, (wz, wz, dz))])
-    planes = torch.cat([blend(wy, along_z[0]), blend(dy, along_z[1]) + blend(wy, along_z[2])], dim=1)
+    with full_precision():
+        along_z = torch.stack([vectors @ along.mT[:, None] for vectors, along in zip(directions, (wz, wz, dz))])
+        planes = torch.cat([blend(wy, along_z[0]), blend(dy, along_z[1]) + blend(wy, along_z[2])], dim=1)
     return torch.cat([dx, wx], dim=2), planes
 
 # %% ../nbs/01_random_images.ipynb #0ccf5285
@@ -52,7 +62,7 @@ def evaluate_perlin(directions: torch.Tensor,            # (3, C, I, J, K), unit
                    ) -> torch.Tensor:                    # (C, X, Y, Z), within about [-1, 1]
     "Perlin noise of given lattice vectors at the positions of a grid."
     along_x, planes = _separate(directions, positions)
-    return (along_x @ planes.flatten(2)).unflatten(2, planes.shape[2:])
+    with full_precision(): return (along_x @ planes.flatten(2)).unflatten(2, planes.shape[2:])
 
 # %% ../nbs/01_random_images.ipynb #bb78b9ca
 def perlin_lattice(shape: tuple,               # (X, Y, Z), samples
