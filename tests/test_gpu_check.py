@@ -120,6 +120,18 @@ def test_the_archive_leaves_out_what_has_no_room(tmp_path, monkeypatch, data):
     assert all((gpu_check.run_folder_of(run, tmp_path / 'unpacked') / 'run.json').exists() for run in runs)
 
 
+def test_the_archive_keeps_checkpoints_of_what_is_not_done(tmp_path, monkeypatch, data):
+    monkeypatch.setenv('REGPRE_DATA', str(data[0]))
+    run = next(run for run in gpu_check.chosen_runs('smoke', 'hippocampus', [0]) if run.training)
+    folder, out = gpu_check.run_folder_of(run, tmp_path / 'root'), tmp_path / 'out'
+    for path in (folder, out): path.mkdir(parents=True)
+    for name in ('last.safetensors', 'best.safetensors', 'log.jsonl', '.lock'): (folder / name).write_text(name)
+    assert gpu_check.pack_runs([run], tmp_path / 'root', out) == []
+    gpu_check.unpack_runs(out, tmp_path / 'unpacked')
+    names = {path.name for path in gpu_check.run_folder_of(run, tmp_path / 'unpacked').iterdir()}
+    assert names == {'last.safetensors', 'best.safetensors', 'log.jsonl'}
+
+
 def test_an_archive_leads_nowhere_else(tmp_path):
     (tmp_path / 'file').write_text('')
     with tarfile.open(tmp_path / 'runs.tar.000', 'w') as archive: archive.add(tmp_path / 'file', '../file')
