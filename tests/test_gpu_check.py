@@ -119,6 +119,11 @@ def test_the_archive_leaves_out_what_has_no_room(tmp_path, monkeypatch, data):
     assert names == {'run.json', 'encoder.safetensors', 'model.safetensors'}  # checkpoints of what is done stay behind
     assert all((gpu_check.run_folder_of(run, tmp_path / 'unpacked') / 'run.json').exists() for run in runs)
 
+    gpu_check.main(['trim', str(out), str(tmp_path / 'trimmed')])
+    gpu_check.unpack_runs(tmp_path / 'trimmed', tmp_path / 'again')
+    names = [path.name for path in (tmp_path / 'again').rglob('*') if path.is_file()]
+    assert sorted(names) == ['encoder.safetensors'] + ['run.json'] * 4
+
 
 def test_the_archive_keeps_checkpoints_of_what_is_not_done(tmp_path, monkeypatch, data):
     monkeypatch.setenv('REGPRE_DATA', str(data[0]))

@@ -4,6 +4,7 @@
     python tools/gpu_check.py pack                       copy the files of a cohort into .gpu-data/
     python tools/gpu_check.py run OUT --limit 500        tests, throughput, then runs of a profile until the limit
     python tools/gpu_check.py run OUT --resume-from OLD  go on with the runs that an earlier call left in OLD
+    python tools/gpu_check.py trim OUT OLD               of what a call left, only what the next one needs
     python tools/gpu_check.py unpack OUT                 put the runs of a call into runs/ of this clone
 
 On the other machine the wheels are installed into a folder of PYTHONPATH, and REGPRE_DATA names .gpu-data.
@@ -19,7 +20,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -469,12 +470,13 @@ def to_keep(runs: Sequence, root: Path) -> Iterator[tuple[Path, ...]]:
         if not done: yield tuple(path for name in UNFINISHED if (path := folder / name).exists())
 
 
-def pack_runs(runs: Sequence, root: Path, out: Path, part: int = PART, parts: int = PARTS) -> list[str]:
-    "Write the archive in parts; returns the files for which there was no room."
+def write_archive(groups: Iterable[tuple[Path, ...]], root: Path, out: Path, part: int = PART,
+                  parts: int = PARTS) -> list[str]:
+    "Write files in parts, each group whole or not at all; returns those for which there was no room."
     left_out, space = [], part * parts - 20_480  # the end of an archive
     with tempfile.TemporaryFile(dir=root) as file:
         with tarfile.open(fileobj=file, mode='w', format=tarfile.GNU_FORMAT) as archive:
-            for paths in to_keep(runs, root):
+            for paths in groups:
                 needed = sum(path.stat().st_size + 2048 for path in paths)
                 if needed > space: left_out += [str(path.relative_to(root)) for path in paths]
                 else:
@@ -484,6 +486,11 @@ def pack_runs(runs: Sequence, root: Path, out: Path, part: int = PART, parts: in
         for number in range(parts):
             if content := file.read(part): (out / f'runs.tar.{number:03}').write_bytes(content)
     return left_out
+
+
+def pack_runs(runs: Sequence, root: Path, out: Path, part: int = PART, parts: int = PARTS) -> list[str]:
+    "Write what runs have left; returns the files for which there was no room."
+    return write_archive(to_keep(runs, root), root, out, part, parts)
 
 
 def unpack_runs(folder: Path, root: Path) -> int:
@@ -497,6 +504,21 @@ def unpack_runs(folder: Path, root: Path) -> int:
         with tarfile.open(fileobj=file) as archive:
             archive.extractall(root, filter='data')
             return len(archive.getnames())
+
+
+def trim(old: Path, out: Path, parts: int) -> list[str]:
+    "Of an earlier call, what a second one needs to go on: no weights that only figures need."
+    def files(folder, names): return tuple(path for name in names if (path := folder / name).exists())
+
+    with tempfile.TemporaryDirectory() as root:
+        unpack_runs(old, Path(root))
+        folders = sorted({path.parent for path in Path(root).rglob('*') if path.is_file()})
+        unfinished = [folder for folder in folders if not (folder / 'run.json').exists()]
+        groups = [tuple(path for path in sorted(folder.iterdir()) if path.suffix in TEXTS) for folder in folders]
+        groups += [files(folder, WEIGHTS[:1]) for folder in folders]
+        out.mkdir(parents=True, exist_ok=True)
+        return write_archive([*groups, *(files(folder, UNFINISHED) for folder in unfinished)], Path(root), out,
+                             parts=parts)
 
 
 def runs_stage(results: Results, out: Path, options: argparse.Namespace, until: float) -> str:
@@ -541,6 +563,10 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     packing = commands.add_parser('pack')
     packing.add_argument('--out', type=Path, default=TOP / '.gpu-data')
     packing.add_argument('--data', nargs='+', default=['hippocampus'], help='names of cohorts')
+    trimming = commands.add_parser('trim')
+    trimming.add_argument('old', type=Path)
+    trimming.add_argument('out', type=Path)
+    trimming.add_argument('--parts', type=int, default=1, help='of 15 MiB')
     unpacking = commands.add_parser('unpack')
     unpacking.add_argument('out', type=Path)
     unpacking.add_argument('--root', type=Path, default=TOP)
@@ -565,6 +591,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parsed(arguments)
     if options.command == 'wheels': wheels(options.out)
     elif options.command == 'pack': say('pack', f'{pack(options.data, options.out) / MIB:.1f} MiB in {options.out}')
+    elif options.command == 'trim':
+        say('trim', f'{len(trim(options.old, options.out, options.parts))} files left out for lack of room')
     elif options.command == 'unpack': say('unpack', f'{unpack_runs(options.out, options.root)} files')
     else: run(options)
 
