@@ -19,7 +19,7 @@ import gpu_check  # noqa: E402
 
 MISSING = (  # from a machine with PyTorch for GPUs and little else
     'nilearn', 'SimpleITK', 'pooch', 'fastcore', 'nbdev', 'papermill', 'nbformat', 'nbconvert', 'monai', 'execnb',
-    'IPython', 'snakemake', 'neurite', 'ants', 'convexAdam', 'picsl_greedy', 'voxelmorph', 'skimage', 'sklearn')
+    'IPython', 'snakemake', 'neurite', 'ants', 'convexAdam', 'picsl_greedy', 'voxelmorph', 'skimage', 'pydantic')
 
 
 @pytest.fixture(scope='module')

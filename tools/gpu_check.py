@@ -98,8 +98,8 @@ class Results:
 
 def run_tests(out: Path, device: str, limit: float) -> str:
     "The tests that compare the CPU with the GPU; what came of them, in words."
-    variables = os.environ | ({'REGPRE_TEST_DEVICE': 'cpu'} if device == 'cpu' else  # else no time to compile kernels
-                              {'REGPRE_FAST': '0'})
+    own = {'REGPRE_TEST_DEVICE': 'cpu'} if device == 'cpu' else {'REGPRE_FAST': '0'}  # no time to compile kernels
+    variables = os.environ | own | {'PYTEST_DISABLE_PLUGIN_AUTOLOAD': '1'}
     command = [sys.executable, '-m', 'pytest', '-o', 'addopts=', '-p', 'no:cacheprovider', '-q', '--color=no', '-rf',
                '--tb=short', f'--junit-xml={out / "junit.xml"}', 'tests/test_cuda.py']
     with subprocess.Popen(command, cwd=TOP, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -399,14 +399,24 @@ def is_done(run, root: Path) -> bool:
     return (run_folder_of(run, root) / 'run.json').exists()
 
 
+def train(key: str, profile: str, data: str, seed: int, root: Path) -> None:
+    "Train a run in this process, as `regpre train` does, with no need of what a shell command needs."
+    from regpre_nb.runs import all_runs
+    from regpre_nb.runs import train as train_run
+
+    def interrupted(number, frame): raise SystemExit(128 + number)
+    signal.signal(signal.SIGTERM, interrupted)
+    try: train_run(next(run for run in all_runs(profile, data, seed) if run.key == key), root, progress=False)
+    except SystemExit as end: os._exit(end.code)  # whoever asked for the end need not wait until Python has tidied up
+
+
 def start_run(run, root: Path, threads: int) -> subprocess.Popen:
     "A process of its own that trains a run, or goes on with it."
     folder = run_folder_of(run, root)
     folder.mkdir(parents=True, exist_ok=True)
     places = os.pathsep.join(filter(None, [str(TOP), os.environ.get('PYTHONPATH')]))
     variables = os.environ | {'PYTHONPATH': places, 'OMP_NUM_THREADS': str(threads), 'PYTHONUNBUFFERED': '1'}
-    command = [sys.executable, '-c', 'from regpre_nb.cli import main; main()', 'train', run.key, '--profile',
-               run.profile, '--data', run.data, '--seed', str(run.seed), '--root', str(root)]
+    command = [sys.executable, TOP / 'tools' / 'gpu_check.py', 'train', run.key, run.profile, run.data, str(run.seed), str(root)]
     with open(folder / 'output.txt', 'w') as log:
         return subprocess.Popen(command, cwd=root, env=variables, stdin=subprocess.DEVNULL, stdout=log,
                                 stderr=subprocess.STDOUT, start_new_session=True)
@@ -567,6 +577,9 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     trimming.add_argument('old', type=Path)
     trimming.add_argument('out', type=Path)
     trimming.add_argument('--parts', type=int, default=1, help='of 15 MiB')
+    training = commands.add_parser('train')
+    for name, kind in (('key', str), ('profile', str), ('data', str), ('seed', int), ('root', Path)):
+        training.add_argument(name, type=kind)
     unpacking = commands.add_parser('unpack')
     unpacking.add_argument('out', type=Path)
     unpacking.add_argument('--root', type=Path, default=TOP)
@@ -593,6 +606,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif options.command == 'pack': say('pack', f'{pack(options.data, options.out) / MIB:.1f} MiB in {options.out}')
     elif options.command == 'trim':
         say('trim', f'{len(trim(options.old, options.out, options.parts))} files left out for lack of room')
+    elif options.command == 'train': train(options.key, options.profile, options.data, options.seed, options.root)
     elif options.command == 'unpack': say('unpack', f'{unpack_runs(options.out, options.root)} files')
     else: run(options)
 
