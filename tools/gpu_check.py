@@ -416,7 +416,8 @@ def start_run(run, root: Path, threads: int) -> subprocess.Popen:
     folder.mkdir(parents=True, exist_ok=True)
     places = os.pathsep.join(filter(None, [str(TOP), os.environ.get('PYTHONPATH')]))
     variables = os.environ | {'PYTHONPATH': places, 'OMP_NUM_THREADS': str(threads), 'PYTHONUNBUFFERED': '1'}
-    command = [sys.executable, TOP / 'tools' / 'gpu_check.py', 'train', run.key, run.profile, run.data, str(run.seed), str(root)]
+    described = run.key, run.profile, run.data, str(run.seed), str(root)
+    command = [sys.executable, TOP / 'tools' / 'gpu_check.py', 'train', *described]
     with open(folder / 'output.txt', 'w') as log:
         return subprocess.Popen(command, cwd=root, env=variables, stdin=subprocess.DEVNULL, stdout=log,
                                 stderr=subprocess.STDOUT, start_new_session=True)
