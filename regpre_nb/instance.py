@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from .losses import Kernel, diffusion, local_ncc
-from .spatial import checked, compose, integrate, resize_displacement, resize_image, warp
+from .spatial import along_axis, checked, compose, integrate, resize_displacement, resize_image, warp
 from .training import check_values, odd, real, whole
 from .volumes import InputError
 
@@ -58,8 +58,8 @@ def _smooth(field: torch.Tensor,             # (1, 3, x, y, z)
            ) -> torch.Tensor:                # (1, 3, x, y, z)
     "Smooth a field along its axes."
     if not gaussians: return field
-    x, y, z = gaussians
-    return y @ (x @ field.flatten(3)).unflatten(3, field.shape[3:]) @ z.T
+    for axis, weights in enumerate(gaussians, start=2): field = along_axis(weights, field, axis)
+    return field
 
 # %% ../nbs/10a_instance.ipynb #51731526
 def _total(velocity: torch.Tensor, start: torch.Tensor, squarings: int) -> torch.Tensor:

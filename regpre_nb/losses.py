@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .spatial import Preset, checked, compiled, full_precision
+from .spatial import Preset, checked, compiled, own_precision
 
 Kernel = Literal['box', 'gauss']  # of a window: fine-tuning uses the box, pretraining the Gaussian
 
@@ -192,7 +192,7 @@ def local_ncc(
     "Minus the mean squared local correlation of two images; gradients for both."
     dtype = _check_images(warped, fixed, eps)
     weights = _window_weights(window, kernel, sigma)
-    with full_precision(warped):
+    with own_precision(warped):
         warped, fixed = warped.to(dtype), fixed.to(dtype)
         if preset == 'released': return -_released_map(warped, fixed, weights).mean()
         needed = [i for i, image in enumerate((warped, fixed)) if torch.is_grad_enabled() and image.requires_grad]
@@ -211,7 +211,7 @@ def local_ncc_map(
     "Squared local correlation at every voxel, to look at: no gradient."
     dtype, maps = _check_images(warped, fixed, eps), []
     weights = _window_weights(window, kernel, sigma)
-    with torch.no_grad(), full_precision(warped):
+    with torch.no_grad(), own_precision(warped):
         for pair in zip(*(images.to(dtype).flatten(0, 1) for images in (warped, fixed))):
             images, _ = zip(*map(_standardise, pair))
             _, variances, covariance = _local_moments(images, _weight_inside(images[0], weights), weights, eps)

@@ -52,8 +52,9 @@ def _separate(directions, positions):
     def blend(matrix, lattice): return torch.einsum('cyj,cijz->ciyz', matrix, lattice)
 
     (wx, dx), (wy, dy), (wz, dz) = (_axis_weights(p, n) for p, n in zip(positions, directions.shape[2:]))
-    along_z = torch.stack([vectors @ along.mT[:, None] for vectors, along in zip(directions, (wz, wz, dz))])
-    planes = torch.cat([blend(wy, along_z[0]), blend(dy, along_z[1]) + blend(wy, along_z[2])], dim=1)
+    with full_precision():
+        along_z = torch.stack([vectors @ along.mT[:, None] for vectors, along in zip(directions, (wz, wz, dz))])
+        planes = torch.cat([blend(wy, along_z[0]), blend(dy, along_z[1]) + blend(wy, along_z[2])], dim=1)
     return torch.cat([dx, wx], dim=2), planes
 
 # %% ../nbs/01_random_images.ipynb #0ccf5285
@@ -61,9 +62,8 @@ def evaluate_perlin(directions: torch.Tensor,            # (3, C, I, J, K), unit
                     positions: Sequence[torch.Tensor],   # three of (C, X), (C, Y), (C, Z), in cells
                    ) -> torch.Tensor:                    # (C, X, Y, Z), within about [-1, 1]
     "Perlin noise of given lattice vectors at the positions of a grid."
-    with full_precision(directions):
-        along_x, planes = _separate(directions, positions)
-        return (along_x @ planes.flatten(2)).unflatten(2, planes.shape[2:])
+    along_x, planes = _separate(directions, positions)
+    with full_precision(): return (along_x @ planes.flatten(2)).unflatten(2, planes.shape[2:])
 
 # %% ../nbs/01_random_images.ipynb #bb78b9ca
 def perlin_lattice(shape: tuple,               # (X, Y, Z), samples

@@ -27,7 +27,7 @@ from torch import nn
 from .losses import diffusion, one_hot, soft_dice
 from .pretrain import validation_dice
 from .random_images import AMPLITUDES, paint, random_intensities, random_pair
-from .spatial import checked, integrate, interpolate, warp
+from .spatial import along_axis, checked, integrate, interpolate, warp
 from regpre_nb.training import (
     FitResult,
     TrainSettings,
@@ -92,7 +92,7 @@ def gaussian_blur(image: torch.Tensor,          # (B, C, X, Y, Z)
     for axis in (2, 3, 4):
         position = torch.arange(image.shape[axis], dtype=image.dtype, device=image.device)
         weights = torch.exp(-((position[:, None] - position) / sigma) ** 2 / 2)
-        image = (weights / weights.sum(1, keepdim=True) @ image.transpose(axis, 3)).transpose(axis, 3)
+        image = along_axis(weights / weights.sum(1, keepdim=True), image, axis)
     return image
 
 # %% ../nbs/11a_synthmorph.ipynb #8cb0acfc
