@@ -620,7 +620,8 @@ def _own_random_state(device: torch.device):
 def _own_arithmetic(settings: TrainSettings):
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark
     torch.backends.cuda.matmul.allow_tf32 = before[0] or settings.tf32
-    torch.backends.cudnn.benchmark = before[1] or settings.graph  # shapes are fixed: look for the quickest convolutions
+    look = settings.graph and os.environ.get('REGPRE_LOOK') != '0'  # for the quickest way of each convolution
+    torch.backends.cudnn.benchmark = before[1] or look
     try:
         yield
     finally:
@@ -715,6 +716,8 @@ def _graph_of_step(run: _Run, loss_function: Callable, make_batch: Callable) -> 
         except Exception as error:  # of PyTorch or CUDA, in many ways
             run.bare_optimiser.zero_grad(set_to_none=True)
             _new_generator(run)
+            while error.__context__:  # the first of those that followed from each other
+                error = error.__context__
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     print(f'{run.folder.name}: a step cannot be replayed as a CUDA graph ({reason}); plain steps are taken.',
           file=sys.stderr)
@@ -826,6 +829,7 @@ def fit(
         run.accelerator.wait_for_everyone()  # what the first process wrote is there for all
     finally:
         share_generator(model, None)
-        run.bare_optimiser.zero_grad()  # a graph keeps its memory while a gradient lies in it
+        run.replay = None  # a graph keeps its memory while anything holds it, a gradient too
+        run.bare_optimiser.zero_grad()
         run.accelerator.unwrap_model(run.model, keep_fp32_wrapper=False).eval()
     return FitResult(run.step, run.seconds, run.best_score, run.folder)

@@ -307,3 +307,15 @@ def test_runs_side_by_side(tmp_path):
     assert all((run_folder(run, tmp_path) / 'run.json').exists() for run in runs)
     assert len(said) == 5  # the follower did not begin
     assert train_side_by_side(runs, tmp_path, 2, seconds=0.) == dict.fromkeys((run.key for run in runs), 'waiting')
+
+
+@pytest.mark.filterwarnings('ignore::UserWarning')
+@pytest.mark.parametrize('name', ['pretraining', 'fine-tuning'])
+def test_network_and_loss_are_one_graph(name, three_pairs):
+    "To PyTorch's compiler too, where no coin is thrown in the network."
+    network, loss = {'pretraining': (PretrainingNetwork(SwinEncoder(TINY), 1, sample=False), pretraining_loss),
+                     'fine-tuning': (TransMorph(TINY), registration_loss)}[name]
+    settings = {'pretraining': SMALL, 'fine-tuning': FinetuneSettings()}[name]
+    def whole(network, batch): return loss(network, batch, settings)[0]
+    found = torch._dynamo.explain(whole)(network.train(), three_pairs)
+    assert (found.graph_break_count, found.graph_count) == (0, 1), found.break_reasons
