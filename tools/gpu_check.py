@@ -251,16 +251,32 @@ def bench_steps(results: Results, settings, sizes: Sequence[tuple], device, unti
             freed(device)
 
 
-def bench_fit(results: Results, profile: str, data: str, device, steps: int) -> None:
-    "How fast `fit` trains the networks of a profile, with everything that it does besides."
+FITS = {  # how `fit` may train the networks of a profile -> changes of its settings
+    'as the profile says': {}, 'graph, batch 1': {'batch': 1}, 'plain, batch 1': {'batch': 1, 'graph': False},
+    'graph, batch 8': {'batch': 8}, 'graph, batch 16': {'batch': 16}}
+
+
+def seconds_of_fit(build: Callable, loss: Callable, batches: Callable, training) -> float:
+    "Seconds of a step of `fit`, with everything that it does besides, from the first line of its log to the last."
     import torch
 
+    from regpre_nb.training import fit, read_log
+    with tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(0)
+        fit(build(), loss, batches, training, folder, progress=False)
+        log = read_log(Path(folder) / 'log.jsonl')
+    first, last = log.iloc[0], log.iloc[-1]
+    return float((last['seconds'] - first['seconds']) / (last['step'] - first['step']))
+
+
+def bench_fit(results: Results, profile: str, data: str, modes: Sequence[str], device, steps: int,
+              until: float) -> None:
+    "How fast `fit` trains the networks of a profile."
     from regpre_nb.cohorts import load_cohort
     from regpre_nb.finetune import cohort_batches, registration_loss
     from regpre_nb.heads import PretrainingNetwork
     from regpre_nb.pretrain import pretraining_loss, random_batches
     from regpre_nb.runs import load_profile
-    from regpre_nb.training import fit, read_log
     from regpre_nb.transmorph import SwinEncoder, TransMorph
     cohort = load_cohort(data)
     p = load_profile(profile, cohort)
@@ -269,19 +285,31 @@ def bench_fit(results: Results, profile: str, data: str, device, steps: int) -> 
                         partial(pretraining_loss, settings=p.pretraining), random_batches(p.pretraining)),
         'registration': (lambda: TransMorph(p.network), p.finetune_training,
                          partial(registration_loss, settings=p.finetuning), cohort_batches(cohort, cohort.train))}
-    for what, (build, training, loss, batches) in asked.items():
-        training = replace(training, steps=steps, log_every=steps // 4, validate_every=0, checkpoint_every=0)
-        freed(device)
-        with tempfile.TemporaryDirectory() as folder:
-            torch.manual_seed(0)
-            fit(build(), loss, batches, training, folder, progress=False)
-            log = read_log(Path(folder) / 'log.jsonl')
-        first, last = log.iloc[0], log.iloc[-1]
-        seconds = (last['seconds'] - first['seconds']) / (last['step'] - first['step'])
-        row = {'what': what, 'profile': profile, 'data': data, 'seconds': round(float(seconds), 5),
-               'steps': training.steps, 'settings': asdict(training)}
-        results.add('fit', row)
-        say('bench', f'fit {what:12s} {profile} {data}: {seconds:.4f} s a step')
+    for name in modes:
+        for what, (build, training, loss, batches) in asked.items():
+            if time.monotonic() > until: return say('bench', f'no time for {name}')
+            training = replace(training, steps=steps, log_every=steps // 4, validate_every=0, **FITS[name])
+            freed(device)
+            seconds = seconds_of_fit(build, loss, batches, training)
+            row = {'what': what, 'profile': profile, 'data': data, 'mode': name, 'seconds': round(seconds, 5),
+                   'pairs_per_second': round(training.batch / seconds, 1), 'settings': asdict(training)}
+            results.add('fit', row)
+            say('bench', f'fit {what:12s} {name:20s} {seconds:.4f} s a step, {row["pairs_per_second"]} pairs a second')
+
+
+def bench_paper_fit(results: Results, settings, shape: tuple, device, steps: int, until: float) -> None:
+    "The same for the paper's networks at the paper's size, step by step and as a graph."
+    from regpre_nb.training import TrainSettings
+    for graph in (True, False):
+        for what in STUDIED:
+            if time.monotonic() > until: return say('bench', f'no time for fit {what} at {shape}')
+            training = TrainSettings(steps=steps, log_every=steps // 4, precision='bf16', tf32=True, graph=graph)
+            network, loss, batches = parts_of(what, settings, shape, device)
+            freed(device)
+            seconds = seconds_of_fit(lambda: network, loss, batches, training)
+            mode = 'bf16, graph' if graph else 'bf16'
+            results.add('fit', {'what': what, 'size': shape, 'mode': mode, 'seconds': round(seconds, 5)})
+            say('bench', f'fit {what:12s} {"x".join(map(str, shape))} {mode:12s} {seconds:.4f} s a step')
 
 
 def bench_operations(results: Results, shape: tuple[int, ...], device) -> None:
@@ -349,7 +377,9 @@ def bench(results: Results, out: Path, options: argparse.Namespace, until: float
     settings = settings_named('tiny' if options.tiny else 'paper', time_steps=2 if options.tiny else 12)
     sizes, least = ([(32, 32, 32), (16, 16, 16)], 0.1) if options.tiny else ([PAPER, *CUBES], 1.0)
     steps, profiles = partial(bench_steps, results, settings), out / 'profile.txt'
-    work = [partial(bench_fit, results, options.profile, options.data, device, 4 if options.tiny else 80),
+    few, modes = (4, list(FITS)[:2]) if options.tiny else (24, list(FITS))
+    work = [partial(bench_fit, results, options.profile, options.data, modes, device, 4 if options.tiny else 80, until),
+            partial(bench_paper_fit, results, settings, sizes[0], device, few, until),
             partial(bench_operations, results, sizes[0], device),
             partial(steps, sizes[:1], device, until, least),
             *(partial(profile_step, results, profiles, what, settings, sizes[0], device) for what in STUDIED),
