@@ -133,7 +133,7 @@ def cohort_batches(cohort: Cohort,        # images
             if device not in stores: stores[device] = _Images(cohort, cases, device)
             images, chosen = stores[device], [choose(number, step_generator(seed, number)) for number in numbers]
             pairs = [pair(*each, images.get) for each in chosen]
-            further = (numbers[0] - last[0] if last else 0) or len(numbers)
+            further = numbers[0] - last[0] if last and numbers[0] > last[0] else len(numbers)
             following = [choose(number + further, step_generator(seed, number + further)) for number in numbers]
             images.ahead(case for each in following for case in each[:2])
             last[:] = numbers[:1]

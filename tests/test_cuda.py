@@ -404,7 +404,8 @@ def test_a_resumed_run_goes_on_with_the_same_data_and_schedule(tmp_path):
             if number == stop_before: raise Stopped
             batch = make_batch(number, generator)
             weights = random(32, 32, 32)
-            seen[name].setdefault(number, []).append({role: (t * weights).sum().item() for role, t in batch.items()})
+            found = {role: (image.cpu() * weights).sum().item() for role, image in batch.items()}
+            seen[name].setdefault(number, []).append(found)
             return batch
         torch.manual_seed(0)
         network = TransMorph(settings_named('tiny'))

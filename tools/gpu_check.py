@@ -33,7 +33,7 @@ WHEELS = ('nibabel',)  # what the parts that run there import, beyond PyTorch, i
 PLATFORMS = 'manylinux_2_28_x86_64', 'manylinux_2_17_x86_64', 'manylinux2014_x86_64'
 MIB = 2**20
 PART, PARTS = 15 * MIB, 5      # size of a part of the archive, and how many there may be
-SECONDS = {'tests': 120, 'bench': 120}  # that a stage may take
+SECONDS = {'tests': 120, 'bench': 170}  # that a stage may take
 CLOSING = 12                   # seconds kept for stopping the runs and packing what they left
 START = time.monotonic()
 
@@ -241,19 +241,19 @@ def bench_steps(results: Results, settings, sizes: Sequence[tuple], device, unti
     for size in sizes:
         for what in STUDIED:
             if time.monotonic() > until: return say('bench', f'no time for {what} at {size}')
-            step = Step(what, settings, size, device)
             for name, mode in MODES.items():
                 if time.monotonic() > until: break
+                step = Step(what, settings, size, device)
                 row = measured(step, mode, least)
                 results.add('steps', {'what': what, 'size': size, 'mode': name} | row)
                 say('bench', f'{what:12s} {"x".join(map(str, size)):12s} {name:20s} {row}')
-            del step
-            freed(device)
+                del step
+                freed(device)
 
 
 FITS = {  # how `fit` may train the networks of a profile -> changes of its settings
-    'as the profile says': {}, 'graph, batch 1': {'batch': 1}, 'plain, batch 1': {'batch': 1, 'graph': False},
-    'graph, batch 8': {'batch': 8}, 'graph, batch 16': {'batch': 16}}
+    'as the profile says': {}, 'graph, batch 1': {'batch': 1}, 'graph, batch 16': {'batch': 16},
+    'plain, batch 1': {'batch': 1, 'graph': False}}
 
 
 def seconds_of_fit(build: Callable, loss: Callable, batches: Callable, training) -> float:
@@ -310,6 +310,73 @@ def bench_paper_fit(results: Results, settings, shape: tuple, device, steps: int
             mode = 'bf16, graph' if graph else 'bf16'
             results.add('fit', {'what': what, 'size': shape, 'mode': mode, 'seconds': round(seconds, 5)})
             say('bench', f'fit {what:12s} {"x".join(map(str, shape))} {mode:12s} {seconds:.4f} s a step')
+
+
+TOGETHER = ((4, 4), (8, 1))  # processes that fine-tune at the same time, pairs in a batch of each
+START_UP, LOOKED_AT = 22.0, 6.0  # seconds until all are at work, and for which they are looked at
+
+
+def pace(profile: str, data: str, batch: int, folder: Path) -> None:
+    "Fine-tune the network of a profile until the process is ended; the log tells how fast."
+    import torch
+
+    from regpre_nb.cohorts import load_cohort
+    from regpre_nb.finetune import cohort_batches, registration_loss
+    from regpre_nb.runs import load_profile
+    from regpre_nb.training import fit
+    from regpre_nb.transmorph import TransMorph
+    cohort = load_cohort(data)
+    p = load_profile(profile, cohort)
+    torch.set_num_threads(1)
+    training = replace(p.finetune_training, steps=10 ** 6, steps_per_epoch=1000, log_every=10, validate_every=0,
+                       batch=batch)
+    fit(TransMorph(p.network), partial(registration_loss, settings=p.finetuning),
+        cohort_batches(cohort, cohort.train), training, folder, progress=False)
+
+
+def bench_together(results: Results, profile: str, data: str, until: float) -> None:
+    "Pairs a second of several processes on one device."
+    from regpre_nb.training import read_log
+    for workers, batch in TOGETHER:
+        if time.monotonic() + START_UP + LOOKED_AT > until: return say('bench', f'no time for {workers} processes')
+        with tempfile.TemporaryDirectory() as root:
+            folders = [Path(root) / str(i) for i in range(workers)]
+            command = [sys.executable, TOP / 'tools' / 'gpu_check.py', 'pace', profile, data, str(batch)]
+            crew = [subprocess.Popen([*command, folder], stdin=subprocess.DEVNULL, start_new_session=True)
+                    for folder in folders]
+            try: time.sleep(START_UP + LOOKED_AT)
+            finally: stop(crew)
+            logs = [read_log(path) for folder in folders if (path := folder / 'log.jsonl').exists()]
+        late = [log[log['seconds'] > log['seconds'].iloc[-1] - LOOKED_AT] for log in logs]
+        ends = [(log.iloc[0], log.iloc[-1]) for log in late if len(log) > 1]
+        rates = [batch * (last['step'] - first['step']) / (last['seconds'] - first['seconds']) for first, last in ends]
+        row = {'processes': workers, 'batch': batch, 'at work': len(rates), 'pairs_per_second': round(sum(rates), 1)}
+        results.add('fit', {'what': 'registration, side by side', 'profile': profile, 'data': data} | row)
+        say('bench', f'side by side: {row}')
+
+
+@contextmanager
+def sharing(wanted: bool) -> Iterator[None]:
+    "Let processes compute on a GPU at the same time (NVIDIA's multi-process service), where the driver brings it."
+    if not wanted or not shutil.which('nvidia-cuda-mps-control'):
+        if wanted: say('mps', 'not at hand: processes take turns')
+        yield
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ |= {'CUDA_MPS_PIPE_DIRECTORY': f'{folder}/pipe', 'CUDA_MPS_LOG_DIRECTORY': f'{folder}/log'}
+        for name in ('pipe', 'log'): (Path(folder) / name).mkdir()
+        begun = subprocess.run(['nvidia-cuda-mps-control', '-d'], capture_output=True, text=True)
+        say('mps', f'started ({begun.returncode}) {begun.stdout}{begun.stderr}'.strip())
+        probe = 'import torch; print(torch.ones(2, device="cuda").sum().item())'
+        try:
+            told = subprocess.run([sys.executable, '-c', probe], capture_output=True, text=True, timeout=60)
+            works = told.returncode == 0
+        except subprocess.TimeoutExpired: works = False
+        if not works:
+            say('mps', 'does not work here: processes take turns')
+            for name in ('CUDA_MPS_PIPE_DIRECTORY', 'CUDA_MPS_LOG_DIRECTORY'): os.environ.pop(name)
+        try: yield
+        finally: subprocess.run(['nvidia-cuda-mps-control'], input='quit', text=True, capture_output=True)
 
 
 def bench_operations(results: Results, shape: tuple[int, ...], device) -> None:
@@ -379,6 +446,7 @@ def bench(results: Results, out: Path, options: argparse.Namespace, until: float
     steps, profiles = partial(bench_steps, results, settings), out / 'profile.txt'
     few, modes = (4, list(FITS)[:2]) if options.tiny else (24, list(FITS))
     work = [partial(bench_fit, results, options.profile, options.data, modes, device, 4 if options.tiny else 80, until),
+            *([] if options.tiny else [partial(bench_together, results, options.profile, options.data, until)]),
             partial(bench_paper_fit, results, settings, sizes[0], device, few, until),
             partial(bench_operations, results, sizes[0], device),
             partial(steps, sizes[:1], device, until, least),
@@ -399,23 +467,10 @@ def bench(results: Results, out: Path, options: argparse.Namespace, until: float
 
 # Runs of a profile
 
-FIRST = 1.0, 0.1, 0.05  # fractions of the training images that matter most
-
-
 def chosen_runs(profile: str, data: str, seeds: Sequence[int]) -> list:
-    "The runs in the order in which they matter: without and with pretraining, seed by seed, then all of seed 0."
-    from regpre_nb.cohorts import load_cohort
-    from regpre_nb.runs import all_runs, finetuning_run, initial_run, load_profile, pretraining_run, with_pretraining
-    cohort, ordered = load_cohort(data), {}
-    fractions = load_profile(profile, cohort).fractions
-    for seed in seeds:
-        known, encoder = {run.key for run in all_runs(profile, cohort, seed)}, pretraining_run(profile, cohort, seed)
-        asked = [initial_run(profile, cohort, seed)]
-        for fraction in [f for f in FIRST if f in fractions] or fractions:
-            asked += [finetuning_run(profile, cohort, seed, fraction, start) for start in (None, encoder)]
-        found = with_pretraining({run.key: run for run in asked})
-        ordered |= {key: run for key, run in found.items() if key in known}
-    return list((ordered | {run.key: run for run in all_runs(profile, cohort, seeds[0])}).values())
+    "The runs in the order in which they matter, what they start from before them."
+    from regpre_nb.runs import by_priority
+    return by_priority(profile, data, tuple(seeds))
 
 
 def run_folder_of(run, root: Path) -> Path:
@@ -586,14 +641,15 @@ def run(options: argparse.Namespace) -> None:
     if folder := os.environ.get('REGPRE_DATA'): os.environ['REGPRE_DATA'] = str(Path(folder).resolve())
     results = Results(out / 'bench.json')
     if options.resume_from: say('resume', f'{unpack_runs(options.resume_from, options.root)} files')
-    for stage in options.stages:
-        since = time.monotonic()
-        until = min(since + SECONDS.get(stage, float('inf')), end - CLOSING)
-        if stage == 'tests': told = run_tests(out, options.device, max(1.0, until - since))
-        elif stage == 'bench': told = bench(results, out, options, until)
-        else: told = runs_stage(results, out, options, until)
-        results.add('stages', {stage: {'seconds': round(time.monotonic() - since, 1), 'outcome': told}})
-        say(stage, told, since)
+    with sharing(options.mps):
+        for stage in options.stages:
+            since = time.monotonic()
+            until = min(since + SECONDS.get(stage, float('inf')), end - CLOSING)
+            if stage == 'tests': told = run_tests(out, options.device, max(1.0, until - since))
+            elif stage == 'bench': told = bench(results, out, options, until)
+            else: told = runs_stage(results, out, options, until)
+            results.add('stages', {stage: {'seconds': round(time.monotonic() - since, 1), 'outcome': told}})
+            say(stage, told, since)
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -611,6 +667,9 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     training = commands.add_parser('train')
     for name, kind in (('key', str), ('profile', str), ('data', str), ('seed', int), ('root', Path)):
         training.add_argument(name, type=kind)
+    pacing = commands.add_parser('pace')
+    for name, kind in (('profile', str), ('data', str), ('batch', int), ('folder', Path)):
+        pacing.add_argument(name, type=kind)
     unpacking = commands.add_parser('unpack')
     unpacking.add_argument('out', type=Path)
     unpacking.add_argument('--root', type=Path, default=TOP)
@@ -625,6 +684,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     running.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     running.add_argument('--runs', type=int, help='only so many, the first ones')
     running.add_argument('--gpu-jobs', type=int, default=4, help='runs at the same time')
+    running.add_argument('--mps', action='store_true', help='let the runs compute at the same time, not in turns')
     running.add_argument('--root', type=Path, default=TOP, help='where the folder runs/ lies')
     running.add_argument('--resume-from', type=Path, help='output folder of an earlier call')
     return parser.parse_args(arguments)
@@ -638,6 +698,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif options.command == 'trim':
         say('trim', f'{len(trim(options.old, options.out, options.parts))} files left out for lack of room')
     elif options.command == 'train': train(options.key, options.profile, options.data, options.seed, options.root)
+    elif options.command == 'pace': pace(options.profile, options.data, options.batch, options.folder)
     elif options.command == 'unpack': say('unpack', f'{unpack_runs(options.out, options.root)} files')
     else: run(options)
 
