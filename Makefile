@@ -6,6 +6,7 @@ TORCH   ?= torch==2.13.0
 PROFILE ?= cpu
 DATA    ?= template
 SEED    ?= 0
+LIMIT   ?= 520
 
 BIN := .venv/bin
 # What the targets start finds the tools of .venv first.
@@ -26,7 +27,7 @@ export REGPRE_FIXTURES
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test reproduce dry-run bench lab docs prepare clean
+.PHONY: help setup test reproduce dry-run bench gpu-check lab docs prepare clean
 
 help:
 	@echo 'make setup       the environment: .venv, from constraints.txt'
@@ -34,6 +35,7 @@ help:
 	@echo 'make reproduce   train, evaluate, tables and figures   [PROFILE=$(PROFILE)] [DATA=$(DATA)] [SEED=$(SEED)]'
 	@echo 'make dry-run     build every run at full size and take one step of it, on made-up files    [PROFILE=paper] [DATA=ixi]'
 	@echo 'make bench       time and memory beside MONAI, neurite and voxelmorph, in results/bench (15 minutes)'
+	@echo 'make gpu-check   on one GPU: tests, speed and runs of the profile gpu, in runs/gpu-check   [DATA=hippocampus] [LIMIT=$(LIMIT)]'
 	@echo 'make lab         the notebooks in JupyterLab'
 	@echo 'make docs        the site, in _docs/html'
 	@echo 'make prepare     after editing notebooks: export, clean, README, test'
@@ -71,6 +73,11 @@ dry-run: setup
 
 bench: .venv/.bench
 	@$(RUN)/python benchmarks/bench.py
+
+# Here the default data are the real images; LIMIT is in seconds.
+gpu-check: setup
+	@$(RUN)/python tools/gpu_check.py run runs/gpu-check --limit $(LIMIT) \
+		--data $(if $(filter file,$(origin DATA)),hippocampus,$(DATA))
 
 lab: setup
 	@$(RUN)/python -m jupyter lab nbs/index.ipynb

@@ -36,7 +36,7 @@ from regpre_nb.learn.training import (
 from ..method.losses import diffusion, one_hot, soft_dice
 from ..method.random_images import AMPLITUDES, paint, random_intensities, random_pair
 from ..method.settings import InputError, checked
-from ..method.spatial import integrate, interpolate, warp
+from ..method.spatial import along_axis, integrate, interpolate, warp
 from ..method.transmorph import SameConv3d, describe_network, network, to_image_grid, working_pair
 
 # %% ../../nbs/compare/32_synthmorph.ipynb #f1e11d49
@@ -91,7 +91,7 @@ def gaussian_blur(image: torch.Tensor,          # (B, C, X, Y, Z)
     for axis in (2, 3, 4):
         position = torch.arange(image.shape[axis], dtype=image.dtype, device=image.device)
         weights = torch.exp(-((position[:, None] - position) / sigma) ** 2 / 2)
-        image = (weights / weights.sum(1, keepdim=True) @ image.transpose(axis, 3)).transpose(axis, 3)
+        image = along_axis(weights / weights.sum(1, keepdim=True), image, axis)
     return image
 
 # %% ../../nbs/compare/32_synthmorph.ipynb #8cb0acfc
@@ -202,7 +202,7 @@ def synth_loss(network: nn.Module,              # moving, fixed -> displacement
               ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:  # loss, its parts for the log
     "Soft Dice of the labels, plus diffusion of the displacement."
     displacement = network(batch['moving'], batch['fixed'])
-    moving, fixed = (one_hot(batch[f'{role}_labels'], settings.n_labels) for role in ('moving', 'fixed'))
+    moving, fixed = (one_hot(batch[f'{role}_labels'], settings.n_labels, known=True) for role in ('moving', 'fixed'))
     dice, roughness = soft_dice(warp(moving, displacement), fixed), diffusion(displacement)
     loss = settings.dice_weight * dice + settings.diffusion_weight * roughness
     return loss, {'dice_loss': dice.detach(), 'diffusion': roughness.detach()}

@@ -7,7 +7,9 @@ __all__ = ['FINETUNE_TRAINING', 'transfer_encoder', 'cohort_batches', 'FinetuneS
            'load_network']
 
 # %% ../../nbs/learn/23_finetune.ipynb #296ef193
+import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,12 +24,14 @@ from .scoring import cohort_validation
 from regpre_nb.learn.training import (
     FitResult,
     TrainSettings,
+    device_room,
     fit,
     load_described,
     load_weights,
     read_metadata,
     read_tensors,
     save_weights,
+    step_generator,
 )
 from ..method.losses import Loss
 from ..method.settings import InputError, Preset, check_values, checked, of_type
@@ -73,23 +77,73 @@ def _flip_axes(flips, generator):
     return [axis for axis in (2, 3, 4) if flips == 'each' and _draw(2, generator)]
 
 # %% ../../nbs/learn/23_finetune.ipynb #d8a81e77
+class _Images:
+    "Images of a cohort for a device other than the CPU: all are kept there if they fit, else a thread reads ahead."
+    def __init__(self, cohort, cases, device, room=None):
+        cases = {*cases, *(cohort.moving_for(case) for case in cases)} - {None}
+        self.cohort, self.device, self.kept, self.coming = cohort, device, {}, {}
+        self.fit = 4 * math.prod(cohort.shape) * len(cases) <= (device_room(device) if room is None else room)
+        self.reader = ThreadPoolExecutor(1, 'images')
+
+    def _read(self, case):
+        if self.cohort.keep: image = self.cohort.image(case)
+        else: image = torch.from_numpy(np.ascontiguousarray(self.cohort.read(case)[0]))[None]
+        return image.pin_memory() if self.device.type == 'cuda' else image
+
+    def ahead(self, cases):
+        "Begin to read cases that are needed soon."
+        for case in cases:
+            if case not in self.kept and case not in self.coming:
+                self.coming[case] = self.reader.submit(self._read, case)
+
+    def get(self, case):
+        "The image of a case, (1, 1, X, Y, Z), on the device."
+        if case in self.kept: return self.kept[case]
+        self.ahead([case])
+        image = self.coming.pop(case).result()[None].to(self.device, non_blocking=True)
+        if self.fit: self.kept[case] = image
+        return image
+
+# %% ../../nbs/learn/23_finetune.ipynb #4e7a10d1
 @checked
 def cohort_batches(cohort: Cohort,        # images
                    cases: Sequence[str],  # to train on; two or more unless each has its moving image
                    seed: int = 0,         # of the order of the cases
                    flips: Flips = 'each', # along which axes both images of a pair are flipped
                   ) -> Callable[[int, torch.Generator], dict[str, torch.Tensor]]:
-    "Pairs of a cohort, for `fit`: moving and fixed, (1, 1, X, Y, Z)."
+    "Pairs of a cohort, for `fit`: moving and fixed, (pairs, 1, X, Y, Z), on the device of the generator."
     if len(cases) < (1 if cohort.atlas or cohort.partners else 2):
         raise InputError(f'{cohort.name}: {len(cases)} training cases are too few for pairs; use a larger fraction.')
+    stores, last = {}, []
 
-    def make_batch(number, generator):
+    def choose(number, generator):
         epoch, place = divmod(number, len(cases))
         fixed = int(np.random.default_rng([seed, epoch]).permutation(len(cases))[place])
         moving = cohort.moving_for(cases[fixed]) or cases[(fixed + 1 + _draw(len(cases) - 1, generator)) % len(cases)]
-        axes = _flip_axes(flips, generator)
-        pair = {'moving': cohort.image(moving)[None], 'fixed': cohort.image(cases[fixed])[None]}
-        return {role: image.flip(axes) if axes else image for role, image in pair.items()}
+        return moving, cases[fixed], _flip_axes(flips, generator)
+
+    def pair(moving, fixed, axes, image):
+        return {role: image(case).flip(axes) if axes else image(case)
+                for role, case in (('moving', moving), ('fixed', fixed))}
+
+    def together(numbers, generator):
+        device = generator.device
+        if device.type == 'cpu':
+            chosen = [choose(number, generator) for number in numbers]
+            pairs = [pair(*each, lambda case: cohort.image(case)[None]) for each in chosen]
+        else:  # drawn on the CPU, so that the device is not waited for
+            if device not in stores: stores[device] = _Images(cohort, cases, device)
+            images, chosen = stores[device], [choose(number, step_generator(seed, number)) for number in numbers]
+            pairs = [pair(*each, images.get) for each in chosen]
+            further = numbers[0] - last[0] if last and numbers[0] > last[0] else len(numbers)
+            following = [choose(number + further, step_generator(seed, number + further)) for number in numbers]
+            images.ahead(case for each in following for case in each[:2])
+            last[:] = numbers[:1]
+        if len(pairs) == 1: return pairs[0]
+        return {role: torch.cat([each[role] for each in pairs]) for role in pairs[0]}
+
+    def make_batch(number, generator): return together([number], generator)
+    make_batch.together = together
     return make_batch
 
 # %% ../../nbs/learn/23_finetune.ipynb #70ccb959

@@ -12,7 +12,7 @@ import torch
 
 from ..method.losses import Loss
 from ..method.settings import InputError, check_values, of_type, real, whole
-from ..method.spatial import compose, integrate, resize_displacement, resize_image
+from ..method.spatial import along_axis, compose, integrate, resize_displacement, resize_image
 
 # %% ../../nbs/learn/24_instance.ipynb #5e0f1a14
 def _are_scales(value) -> bool:
@@ -54,8 +54,8 @@ def _smooth(field: torch.Tensor,             # (1, 3, x, y, z)
            ) -> torch.Tensor:                # (1, 3, x, y, z)
     "Smooth a field along its axes."
     if not gaussians: return field
-    x, y, z = gaussians
-    return y @ (x @ field.flatten(3)).unflatten(3, field.shape[3:]) @ z.T
+    for axis, weights in enumerate(gaussians, start=2): field = along_axis(weights, field, axis)
+    return field
 
 # %% ../../nbs/learn/24_instance.ipynb #51731526
 def _total(velocity: torch.Tensor, start: torch.Tensor, squarings: int) -> torch.Tensor:

@@ -7,6 +7,7 @@ __all__ = ['PRETRAIN', 'PRETRAIN_TRAINING', 'ABLATIONS', 'PretrainSettings', 'di
            'random_validation', 'random_batches', 'loss_validation', 'pretrain']
 
 # %% ../../nbs/learn/22_pretrain.ipynb #a10be4b2
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -18,10 +19,18 @@ import torch
 from torch import nn
 
 from .scoring import validation_dice
-from .training import FitResult, TrainSettings, fit, load_weights, save_weights, step_generator
+from regpre_nb.learn.training import (
+    FitResult,
+    TrainSettings,
+    device_room,
+    fit,
+    load_weights,
+    save_weights,
+    step_generator,
+)
 from ..method.heads import Prediction, PretrainingNetwork
 from ..method.losses import Loss, gaussian_kl
-from ..method.random_images import AMPLITUDES, RandomPairs, random_pair
+from ..method.random_images import AMPLITUDES, RandomPairs, random_pair, random_pair_batch
 from ..method.settings import Preset, check_values, checked, of_type, real, whole
 from ..method.swin import ENCODERS, describe_module
 
@@ -92,18 +101,25 @@ def random_validation(settings: PretrainSettings,  # shape and number of the pai
     pairs = RandomPairs(settings.shape, seed=seed + 1_000_003, n_labels=settings.n_labels, cell=settings.cell,
                         amplitudes=settings.amplitudes, preset=settings.preset, displacements=False)
 
+    kept = {}  # device -> pairs
+
     def validate(network):
-        chosen = (pairs[number] for number in range(settings.validation_pairs))
+        device, numbers = next(network.parameters()).device, range(settings.validation_pairs)
+        chosen = kept.get(device) or (pairs[number] for number in numbers)
+        if device not in kept and 10 * math.prod(settings.shape) * len(numbers) <= device_room(device):  # bytes
+            kept[device] = chosen = [{name: tensor.to(device) for name, tensor in pair.items()} for pair in chosen]
         return validation_dice(network, chosen, range(settings.n_labels), settings.preset)
     return validate
 
 # %% ../../nbs/learn/22_pretrain.ipynb #7ad91d15
 def random_batches(settings: PretrainSettings,  # of the proxy task
                   ) -> Callable[[int, torch.Generator], dict[str, torch.Tensor]]:
-    "Batches of one random pair, for `fit`."
-    def make_batch(number, generator):
-        return random_pair(settings.shape, generator, settings.n_labels, settings.cell, settings.amplitudes,
-                           settings.preset, displacements=False)
+    "Batches of one random pair, or of several that are made together, for `fit`."
+    task = settings.n_labels, settings.cell, settings.amplitudes, settings.preset
+
+    def make_batch(number, generator): return random_pair(settings.shape, generator, *task, displacements=False)
+    def together(numbers, generator): return random_pair_batch(settings.shape, generator, len(numbers), *task)
+    make_batch.together, make_batch.on_device = together, True
     return make_batch
 
 
@@ -112,13 +128,19 @@ def loss_validation(make_batch: Callable,        # (number, generator) -> batch 
                     seed: int = 0,               # of the run; the batches of a seed never change
                    ) -> Callable[[nn.Module], dict[str, float]]:
     "A function that scores a pretraining network where there are no labels: minus its loss on fixed batches."
-    @torch.no_grad()
-    def validate(network):
-        device, losses = next(network.parameters()).device, []
+    kept = {}  # device -> batches
+
+    def made(device):
         for number in range(settings.validation_pairs):
             batch = make_batch(number, step_generator(seed + 1_000_003, number))
-            batch = {name: tensor.to(device) for name, tensor in batch.items()}
-            losses.append(pretraining_loss(network, batch, settings)[0].item())
+            yield {name: tensor.to(device) for name, tensor in batch.items()}
+
+    @torch.no_grad()
+    def validate(network):
+        device = next(network.parameters()).device
+        needed = 8 * math.prod(settings.shape) * settings.validation_pairs  # bytes
+        if device not in kept and device.type != 'cpu' and needed <= device_room(device): kept[device] = [*made(device)]
+        losses = [pretraining_loss(network, batch, settings)[0].item() for batch in kept.get(device) or made(device)]
         return {'score': -float(np.mean(losses)), 'loss': float(np.mean(losses))}
     return validate
 

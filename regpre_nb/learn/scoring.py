@@ -9,6 +9,7 @@ __all__ = ['PER_SUBJECT_COLUMNS', 'pair_name', 'subject_rows', 'check_displaceme
 
 # %% ../../nbs/learn/21_scoring.ipynb #2c8ea5de
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 
@@ -18,6 +19,7 @@ import torch
 from torch import nn
 
 from ..data.cohorts import Cohort
+from .training import device_room
 from ..method.heads import Prediction
 from ..method.metrics import LandmarkErrors, dice_per_label, ndv_percent, tre
 from ..method.settings import InputError, Preset, checked
@@ -210,8 +212,14 @@ def cohort_validation(cohort: Cohort,         # images, labels or landmarks, and
                       preset: Preset = 'paper',  # sampling convention
                      ) -> Callable[[nn.Module], dict[str, float]]:
     "A function that scores a network on the cohort's validation pairs: mean Dice, or the error of landmarks."
+    kept = {}  # device -> pairs
+
     def validate(network):
         if cohort.landmarks: return landmark_validation(network, cohort)
-        pairs = (load_pair(cohort, *names) for names in cohort.validation_pairs)
+        device = next(network.parameters()).device
+        pairs = kept.get(device) or (load_pair(cohort, *names) for names in cohort.validation_pairs)
+        needed = 16 * math.prod(cohort.shape) * len(cohort.validation_pairs)  # bytes, or less
+        if device.type != 'cpu' and device not in kept and needed <= device_room(device):
+            kept[device] = pairs = [{name: tensor.to(device) for name, tensor in pair.items()} for pair in pairs]
         return validation_dice(network, pairs, list(cohort.structures), preset)
     return validate

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['TrainSettings', 'polynomial_decay', 'make_optimiser', 'step_generator', 'share_generator', 'save_weights',
-           'read_metadata', 'load_weights', 'load_described', 'read_log', 'default_device', 'run_environment',
-           'FitResult', 'fit']
+           'read_metadata', 'load_weights', 'load_described', 'read_log', 'default_device', 'device_room',
+           'run_environment', 'FitResult', 'fit']
 
 # %% ../../nbs/learn/20_training.ipynb #d3f1607a
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -27,6 +28,7 @@ import pandas as pd
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import AutocastKwargs
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as tensors_to_bytes
 from torch import nn
@@ -34,14 +36,26 @@ from tqdm import tqdm
 
 import regpre_nb
 from ..data.files import write_bytes, write_json, writing
-from ..method.settings import InputError, check_values, checked, real, regular_file, whole
+from regpre_nb.method.settings import (
+    InputError,
+    Rule,
+    beside,
+    check_values,
+    checked,
+    deciding,
+    real,
+    regular_file,
+    whole,
+)
 
 # %% ../../nbs/learn/20_training.ipynb #af0bfeff
+_SWITCH: Rule = (lambda value: type(value) is bool), 'True or False'
 _RULES = {
     'steps': whole(1), 'learning_rate': real(0, above=True), 'weight_decay': real(0), 'power': real(0),
     'steps_per_epoch': whole(1), 'accumulate': whole(1), 'seed': whole(0), 'validate_every': whole(0),
     'checkpoint_every': whole(0), 'log_every': whole(1),
     'gradient_clip': ((lambda value: value is None or real(0, above=True)[0](value)), 'None or a number above 0'),
+    'batch': whole(1), 'checkpoint_seconds': real(0), **dict.fromkeys(('graph', 'tf32'), _SWITCH),
 }
 
 # %% ../../nbs/learn/20_training.ipynb #2bd2a233
@@ -59,10 +73,14 @@ class TrainSettings:
     precision: Literal['no', 'bf16'] = 'no'  # 'no' is float32; 'bf16': forward pass in bfloat16 autocast
     seed: int = 0  # of every random choice of the run
     validate_every: int = 0  # steps; 0: only at the end
-    checkpoint_every: int = 100  # steps; 0: only at the end
-    log_every: int = 10  # steps averaged in one line of the log
+    checkpoint_every: int = beside(100)  # steps; 0: only at the end
+    log_every: int = beside(10)  # steps averaged in one line of the log
     gradient_clip: float | None = None  # largest norm of the gradient
     channels_last: bool = False  # memory layout of convolutions that is faster on some GPUs
+    batch: int = 1  # pairs, or whatever `make_batch` makes, that go through the model together
+    tf32: bool = False  # matrix products in TensorFloat-32 on CUDA: quicker, with 10 bits of mantissa instead of 23
+    graph: bool = beside(False)  # on CUDA, replay forward and backward pass as one graph of operations
+    checkpoint_seconds: float = beside(0.0)  # between checkpoints, in place of `checkpoint_every`; 0: steps are counted
 
     def __post_init__(self):
         check_values(self, _RULES)
@@ -98,8 +116,11 @@ def step_generator(
     device: torch.device | str = 'cpu',  # where the numbers are drawn
 ) -> torch.Generator:
     "Generator of one step, a function of (seed, step, rank) alone."
-    mixed = np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0]
-    return torch.Generator(device).manual_seed(int(mixed) >> 1)
+    return torch.Generator(device).manual_seed(_mixed(seed, step, rank))
+
+
+def _mixed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 # %% ../../nbs/learn/20_training.ipynb #bb9ab9d9
 def share_generator(
@@ -264,6 +285,13 @@ def default_device() -> torch.device:
     "The accelerator of this machine, where there is one that works, else its CPU."
     return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device('cpu')
 
+
+def device_room(
+    device: torch.device,  # any
+) -> int:  # bytes
+    "How much data may stay on a device for good: a quarter of what is free on a GPU, else 2 GiB."
+    return torch.cuda.mem_get_info(device)[0] // 4 if device.type == 'cuda' else 2 ** 31
+
 # %% ../../nbs/learn/20_training.ipynb #312ce9df
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
@@ -293,8 +321,11 @@ def run_environment(
 def _accelerator(settings: TrainSettings) -> Accelerator:
     AcceleratorState._reset_state()
     GradientState._reset_state()
+    handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)]
+    if settings.graph:
+        handlers.append(AutocastKwargs(cache_enabled=False))  # a graph must convert the weights each time
     return Accelerator(mixed_precision=settings.precision, gradient_accumulation_steps=settings.accumulate,
-                       kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+                       kwargs_handlers=handlers)
 
 
 @dataclass
@@ -309,6 +340,11 @@ class _Run:
     best_score: float | None = None
     pending: list = field(default_factory=list)  # losses of steps that are not in the log yet
     environment: dict = field(default_factory=dict)  # versions and device
+    generator: torch.Generator | None = None  # of all steps, seeded anew in each
+    saved: float = 0.0  # seconds at the last checkpoint
+    steps_here: int = 0  # taken by this process
+    stream: Any = None  # on which steps are taken that a graph is to follow
+    replay: Callable | None = None  # does forward and backward pass of a step as a graph
 
     @property
     def bare_model(self) -> nn.Module:
@@ -335,7 +371,7 @@ def _checkpoint_tensors(run: _Run) -> dict[str, torch.Tensor]:
     tensors = {f'model.{name}': tensor for name, tensor in run.bare_model.state_dict().items()}
     for index, moments in run.bare_optimiser.state_dict()['state'].items():
         tensors |= {f'optimiser.{index}.{name}': tensor for name, tensor in moments.items()}
-    return tensors
+    return {name: tensor.detach().cpu() for name, tensor in tensors.items()}  # looked at here: a GPU is waited for once
 
 
 def _record(run: _Run) -> dict:
@@ -352,6 +388,7 @@ def _save_checkpoint(run: _Run) -> None:
     if run.accelerator.is_main_process:
         _write_tensors(run.folder / 'last.safetensors', tensors, record)
         write_json(run.folder / 'last.json', record)
+    run.saved = run.seconds
 
 
 def _advice(run: _Run) -> str:
@@ -367,13 +404,14 @@ def _check_record(record: dict, path: Path) -> None:
 
 
 def _check_settings(run: _Run, record: dict, path: Path) -> None:
-    free = {'checkpoint_every', 'log_every'}
-    now = asdict(run.settings) | {'processes': run.accelerator.num_processes}
-    stored = record['settings'] | {'processes': record['processes']}
-    differing = [f'{name} is {value!r} now and was {stored.get(name)!r}'
-                 for name, value in now.items() if name not in free and stored.get(name) != value]
-    if differing:
-        raise InputError(f'{path} was trained with other settings ({", ".join(differing)}): '
+    names = [field.name for field in deciding(run.settings)]
+    now = {name: getattr(run.settings, name) for name in names} | {'processes': run.accelerator.num_processes}
+    defaults = asdict(TrainSettings(steps=1))  # of settings that came after the checkpoint
+    stored = defaults | record['settings'] | {'processes': record['processes']}
+    others = [f'{name} is {value!r} now and was {stored.get(name)!r}'
+                 for name, value in now.items() if stored.get(name) != value]
+    if others:
+        raise InputError(f'{path} was trained with other settings ({", ".join(others)}): '
                          'choose another folder, or delete the file to start again.')
 
 
@@ -403,20 +441,36 @@ def _resume(run: _Run) -> None:
         _load_tensors(run.bare_model, _part(tensors, 'model'), path)
         _load_optimiser(run.bare_optimiser, _part(tensors, 'optimiser'), path)
         run.step, run.seconds, run.best_score = record['step'], record['seconds'], record['best_score']
+        run.saved = run.seconds
     if run.accelerator.is_main_process:
         for name in ('log.jsonl', 'validation.jsonl'):
             _cut_log(run.folder / name, run.step)
 
 # %% ../../nbs/learn/20_training.ipynb #831456fd
+def _made(make_batch: Callable, numbers: list[int], generator: torch.Generator) -> dict[str, torch.Tensor]:
+    if len(numbers) == 1:
+        return make_batch(numbers[0], generator)
+    if hasattr(make_batch, 'together'):
+        return make_batch.together(numbers, generator)
+    made = [make_batch(number, generator) for number in numbers]
+    return {name: torch.cat([each[name] for each in made]) for name in made[0]}
+
+
 def _batch(run: _Run, make_batch: Callable, part: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-    number = run.step * run.settings.accumulate + part
-    number = number * run.accelerator.num_processes + run.accelerator.process_index
+    first = (run.step * run.settings.accumulate + part) * run.settings.batch
+    numbers = [(first + i) * run.accelerator.num_processes + run.accelerator.process_index
+               for i in range(run.settings.batch)]
     batch = {name: tensor.to(run.accelerator.device, non_blocking=True)
-             for name, tensor in make_batch(number, generator).items()}
+             for name, tensor in _made(make_batch, numbers, generator).items()}
     if run.settings.channels_last:
         batch = {name: tensor.to(memory_format=torch.channels_last_3d) if tensor.ndim == 5 else tensor
                  for name, tensor in batch.items()}
     return batch
+
+
+def _values(loss: torch.Tensor, parts: dict) -> dict[str, torch.Tensor]:
+    return {name: torch.as_tensor(value, device=loss.device).detach().float()
+            for name, value in ({'loss': loss} | parts).items()}
 
 
 def _learn(run: _Run, loss_function: Callable, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -427,27 +481,152 @@ def _learn(run: _Run, loss_function: Callable, batch: dict[str, torch.Tensor]) -
             run.accelerator.clip_grad_norm_(run.model.parameters(), run.settings.gradient_clip)
         run.optimiser.step()
         run.optimiser.zero_grad()
-    return {name: torch.as_tensor(value, device=loss.device).detach().float()
-            for name, value in ({'loss': loss} | parts).items()}
+    return _values(loss, parts)
 
 # %% ../../nbs/learn/20_training.ipynb #19b06427
-def _take_step(run: _Run, loss_function: Callable, make_batch: Callable) -> None:
-    settings, accelerator = run.settings, run.accelerator
-    generator = step_generator(settings.seed, run.step, accelerator.process_index, accelerator.device)
-    share_generator(run.model, generator)
-    torch.manual_seed(generator.initial_seed())
+def _begin_step(run: _Run) -> None:
+    settings = run.settings
+    seed = _mixed(settings.seed, run.step, run.accelerator.process_index)
+    run.generator.manual_seed(seed)
+    torch.manual_seed(seed)
     for group in run.bare_optimiser.param_groups:
         group['lr'] = polynomial_decay(settings, run.step)
-    parts = [_learn(run, loss_function, _batch(run, make_batch, part, generator))
-             for part in range(settings.accumulate)]
-    run.pending.append({name: torch.stack([values[name] for values in parts]).mean() for name in parts[0]})
-    run.step += 1
+
+
+def _plain_step(run: _Run, loss_function: Callable, make_batch: Callable) -> dict[str, torch.Tensor]:
+    parts = [_learn(run, loss_function, _batch(run, make_batch, part, run.generator))
+             for part in range(run.settings.accumulate)]
+    return {name: torch.stack([values[name] for values in parts]).mean() for name in parts[0]}
+
+
+def _take_step(run: _Run, loss_function: Callable, make_batch: Callable) -> None:
+    replay = _graph_of_step(run, loss_function, make_batch)
+    _begin_step(run)
+    if replay:
+        run.pending.append(_graph_step(run, replay))
+    else:
+        with _beside(run.stream):
+            run.pending.append(_plain_step(run, loss_function, make_batch))
+    run.step, run.steps_here = run.step + 1, run.steps_here + 1
+
+
+def _new_generator(run: _Run) -> None:
+    run.generator = torch.Generator(run.accelerator.device)
+    share_generator(run.model, run.generator)
 
 
 @contextmanager
 def _own_random_state(device: torch.device):
     with torch.random.fork_rng([device] if device.type == 'cuda' else []):
         yield
+
+
+@contextmanager
+def _own_arithmetic(settings: TrainSettings):
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark
+    torch.backends.cuda.matmul.allow_tf32 = before[0] or settings.tf32
+    look = settings.graph and os.environ.get('REGPRE_LOOK') != '0'  # for the quickest way of each convolution
+    torch.backends.cudnn.benchmark = before[1] or look
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark = before
+
+# %% ../../nbs/learn/20_training.ipynb #7d20c5b2
+_WARM_UP = 3  # plain steps of a process before it records one
+
+
+def _wants_graph(run: _Run) -> bool:
+    settings, accelerator = run.settings, run.accelerator
+    return (settings.graph and accelerator.device.type == 'cuda' and accelerator.num_processes == 1
+            and settings.accumulate == 1 and os.environ.get('REGPRE_GRAPH') != '0')
+
+
+def _side_stream(device: torch.device) -> Any:
+    return torch.cuda.Stream(device)
+
+
+@contextmanager
+def _beside(stream: Any) -> Iterator[None]:
+    if stream is None:
+        yield
+        return
+    here = torch.cuda.current_stream()
+    stream.wait_stream(here)
+    with torch.cuda.stream(stream):
+        yield
+    here.wait_stream(stream)
+
+
+def _recorded(work: Callable, run: _Run) -> tuple[Callable, torch.Tensor]:
+    graph = torch.cuda.CUDAGraph()
+    graph.register_generator_state(run.generator)
+    with torch.cuda.graph(graph, stream=run.stream, capture_error_mode='thread_local'):
+        told = work()
+    return graph.replay, told
+
+# %% ../../nbs/learn/20_training.ipynb #7d20c5b3
+def _record_step(run: _Run, loss_function: Callable, make_batch: Callable, drawn_inside: bool) -> Callable:
+    def batch(): return _batch(run, make_batch, 0, run.generator)
+
+    names: list[str] = []
+    fixed = {} if drawn_inside else {name: tensor.clone() for name, tensor in batch().items()}
+
+    def work():
+        loss, parts = loss_function(run.model, fixed or batch())
+        loss.backward()
+        values = _values(loss, parts)
+        names[:] = values
+        return torch.stack(list(values.values()))
+
+    run.bare_optimiser.zero_grad(set_to_none=True)  # the graph gets gradients of its own and writes them anew each time
+    again, told = _recorded(work, run)
+
+    def replay():
+        if fixed:
+            for name, tensor in batch().items():
+                fixed[name].copy_(tensor, non_blocking=True)
+        again()
+        return dict(zip(names, told.clone()))
+    return replay
+
+
+def _graph_step(run: _Run, replay: Callable) -> dict[str, torch.Tensor]:
+    values = replay()
+    if run.settings.gradient_clip:
+        torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.settings.gradient_clip)
+    run.bare_optimiser.step()
+    return values
+
+
+def _check_replay(run: _Run, replay: Callable, loss_function: Callable, make_batch: Callable) -> None:
+    _begin_step(run)
+    replayed = replay()['loss'].item()
+    _begin_step(run)
+    expected = loss_function(run.model, _batch(run, make_batch, 0, run.generator))[0].item()
+    if not abs(replayed - expected) <= 0.02 * abs(expected) + 1e-3:
+        raise RuntimeError(f'its loss is {replayed:.4f}, that of the plain step {expected:.4f}')
+
+
+def _graph_of_step(run: _Run, loss_function: Callable, make_batch: Callable) -> Callable | None:
+    if run.replay or run.stream is None or run.steps_here < _WARM_UP:
+        return run.replay
+    for drawn_inside in (True, False) if getattr(make_batch, 'on_device', False) else (False,):
+        try:
+            replay = _record_step(run, loss_function, make_batch, drawn_inside)
+            _check_replay(run, replay, loss_function, make_batch)
+            run.replay = replay
+            return replay
+        except Exception as error:  # of PyTorch or CUDA, in many ways
+            run.bare_optimiser.zero_grad(set_to_none=True)
+            _new_generator(run)
+            while error.__context__:  # the first of those that followed from each other
+                error = error.__context__
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    print(f'{run.folder.name}: a step cannot be replayed as a CUDA graph ({reason}); plain steps are taken.',
+          file=sys.stderr)
+    run.stream = None
+    return None
 
 # %% ../../nbs/learn/20_training.ipynb #67c6a83e
 def _write_log(run: _Run) -> dict[str, float]:
@@ -493,9 +672,17 @@ def _bar(run: _Run, progress: bool, label: str) -> tqdm:
                 mininterval=0.5 if sys.stderr.isatty() else 10)
 
 
+def _late(run: _Run) -> bool:
+    late = run.due(run.settings.log_every) and run.seconds - run.saved >= run.settings.checkpoint_seconds
+    if run.accelerator.num_processes == 1 or not run.due(run.settings.log_every):
+        return late
+    told = torch.tensor(float(late), device=run.accelerator.device)  # all processes do the same
+    return bool(run.accelerator.reduce(told, 'sum') > 0)
+
+
 def _keep_records(run: _Run, validate: Callable | None, bar: tqdm) -> None:
     settings = run.settings
-    checkpoint = run.due(settings.checkpoint_every)
+    checkpoint = run.due(0) or _late(run) if settings.checkpoint_seconds else run.due(settings.checkpoint_every)
     validation = validate is not None and run.due(settings.validate_every)
     if checkpoint or validation or run.due(settings.log_every):
         bar.set_postfix(loss=f'{_write_log(run)["loss"]:.4f}', refresh=False)
@@ -508,6 +695,8 @@ def _keep_records(run: _Run, validate: Callable | None, bar: tqdm) -> None:
 def _train(run: _Run, loss_function: Callable, make_batch: Callable, validate: Callable | None, bar: tqdm) -> None:
     started = time.monotonic() - run.seconds
     run.model.train()
+    _new_generator(run)
+    run.stream = _side_stream(run.accelerator.device) if _wants_graph(run) else None
     while run.step < run.settings.steps:
         _take_step(run, loss_function, make_batch)
         run.seconds = time.monotonic() - started
@@ -527,7 +716,7 @@ class FitResult:
 def fit(
     model: nn.Module,  # trained in place; ends on the device that accelerate chose
     loss_function: Callable,  # (model, batch) -> (loss, dict of scalars for the log)
-    make_batch: Callable,  # (number, generator) -> dict of tensors
+    make_batch: Callable,  # (number, generator) -> dict of tensors; `settings.batch` of them are put together
     settings: TrainSettings,  # how to train
     folder: str | Path,  # of this run: checkpoints and logs
     validate: Callable | None = None,  # (model) -> dict of numbers with 'score', higher is better
@@ -538,10 +727,13 @@ def fit(
     run = _prepare(model, settings, Path(folder))
     try:
         _resume(run)
-        with _own_random_state(run.accelerator.device), _bar(run, progress, label) as bar:
+        with (_own_random_state(run.accelerator.device), _own_arithmetic(settings),
+              _bar(run, progress, label) as bar):
             _train(run, loss_function, make_batch, validate, bar)
         run.accelerator.wait_for_everyone()  # what the first process wrote is there for all
     finally:
         share_generator(model, None)
+        run.replay = None  # a graph keeps its memory while anything holds it, a gradient too
+        run.bare_optimiser.zero_grad()
         run.accelerator.unwrap_model(run.model, keep_fp32_wrapper=False).eval()
     return FitResult(run.step, run.seconds, run.best_score, run.folder)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .settings import InputError, Preset, check_values, checked, odd, one_of, real
-from .spatial import compiled, warp
+from .spatial import compiled, own_precision, warp
 
 Kernel = Literal['box', 'gauss']  # of a window: fine-tuning uses the box, pretraining the Gaussian
 
@@ -62,29 +62,30 @@ def _window_along(padded: Tensor, axis: int, weights: list[float]) -> Tensor:
 
 # %% ../../nbs/method/07_losses.ipynb #6df10bce
 def _window_sum(volume: Tensor, weights: list[float]) -> Tensor:
-    "Windowed sums of a volume (X, Y, Z); outside the volume counts as 0."
+    "Windowed sums of volumes (..., X, Y, Z); outside a volume counts as 0."
     margin, sums = len(weights) - 1, torch.empty_like(volume, memory_format=torch.contiguous_format)
     padded = F.pad(volume, (margin // 2,) * 6)
-    planes = max(2 * margin, 2**18 // padded[0].numel()) if volume.device.type == 'cpu' else len(volume)
-    for start in range(0, len(volume), planes):
-        slab = padded[start:start + planes + margin]
-        for axis in range(3): slab = _window_along(slab, axis, weights)
-        sums[start:start + planes] = slab
+    depth, plane = volume.shape[-3], padded.shape[-2] * padded.shape[-1]
+    planes = max(2 * margin, 2**18 // plane) if volume.device.type == 'cpu' else depth
+    for start in range(0, depth, planes):
+        slab = padded[..., start:start + planes + margin, :, :]
+        for axis in (-3, -2, -1): slab = _window_along(slab, axis, weights)
+        sums[..., start:start + planes, :, :] = slab
     return sums
 
 # %% ../../nbs/method/07_losses.ipynb #8f5cf1ad
 def _weight_inside(volume: Tensor, weights: list[float]) -> Tensor:
-    "How much of the window around each voxel of a volume (X, Y, Z) lies inside the volume."
+    "How much of the window around each voxel of a volume (..., X, Y, Z) lies inside the volume."
     radius = len(weights) // 2
-    x, y, z = (_window_along(F.pad(volume.new_ones(n), (radius, radius)), 0, weights) for n in volume.shape)
+    x, y, z = (_window_along(F.pad(volume.new_ones(n), (radius, radius)), 0, weights) for n in volume.shape[-3:])
     return x[:, None, None] * y[:, None] * z
 
 # %% ../../nbs/method/07_losses.ipynb #75d45955
 def _standardise(volume: Tensor) -> tuple[Tensor, Tensor]:
-    "The volume shifted to mean 0 and scaled to variance 1, and that scale (0 for a constant volume)."
-    mean = volume.mean()
+    "Each volume shifted to mean 0 and scaled to variance 1, and that scale (0 for a constant volume)."
+    mean = volume.mean((-3, -2, -1), keepdim=True)
     centred = volume - mean
-    deviation = centred.square().mean().sqrt()
+    deviation = centred.square().mean((-3, -2, -1), keepdim=True).sqrt()
     constant = deviation <= 16 * torch.finfo(volume.dtype).eps * mean.abs()
     scale = torch.where(constant, 0, 1 / torch.where(constant, 1, deviation))
     return centred.mul_(scale), scale
@@ -114,19 +115,19 @@ def _local_slopes(images, inside: Tensor, weights: list[float], eps: float, need
 
 
 def _ncc_volume(
-    pair: tuple[Tensor, Tensor],  # two volumes (X, Y, Z)
+    pair: tuple[Tensor, Tensor],  # two volumes (X, Y, Z), or as many each (N, X, Y, Z)
     weights: list[float],         # of the window
     eps: float,                   # as in `local_ncc`
     needed: list[int],            # which of the two need a gradient
-) -> tuple[Tensor, list[Tensor]]: # sum of cc over all voxels; its gradients (X, Y, Z)
-    "Squared local correlation of one pair of volumes."
+) -> tuple[Tensor, list[Tensor]]: # sum of cc over all voxels; its gradients, like the volumes
+    "Squared local correlation of one pair of volumes, or of several at once, each standardised by itself."
     images, scales = zip(*map(_standardise, pair))
     total, slope, fields = _local_slopes(images, _weight_inside(images[0], weights), weights, eps, needed)
     gradients = []
     for i, (pull, offset) in zip(needed, fields):
         gradient = _window_sum(slope, weights).mul_(images[1 - i])
         gradient.addcmul_(_window_sum(pull, weights), images[i], value=-1).sub_(_window_sum(offset, weights))
-        contrast = (gradient * images[i]).mean()
+        contrast = (gradient * images[i]).mean((-3, -2, -1), keepdim=True)
         gradients.append(gradient.sub_(images[i] * contrast).mul_(2 * scales[i]))
     return total, gradients
 
@@ -135,7 +136,8 @@ class _LocalNCC(torch.autograd.Function):
     "Minus the mean squared local correlation."
     @staticmethod
     def forward(ctx, warped, fixed, weights, eps, needed):
-        pairs = zip(warped.flatten(0, 1), fixed.flatten(0, 1))
+        volumes = warped.flatten(0, 1), fixed.flatten(0, 1)
+        pairs = zip(*volumes) if warped.device.type == 'cpu' else [volumes]  # one by one in a cache, or in few launches
         correlate = compiled('ncc_volume', warped, fixed) or _ncc_volume
         sums, gradients = zip(*(correlate(pair, weights, eps, needed) for pair in pairs))
         ctx.needed, ctx.scale = needed, -1 / warped.numel()
@@ -155,6 +157,7 @@ class _WindowSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx, images, weights):
         ctx.weights = weights
+        if images.device.type != 'cpu': return _window_sum(images, weights)
         return torch.stack([_window_sum(volume, weights) for volume in images.flatten(0, 1)]).view_as(images)
 
     @staticmethod
@@ -193,7 +196,7 @@ def local_ncc(
     "Minus the mean squared local correlation of two images; gradients for both."
     dtype = _check_images(warped, fixed, eps)
     weights = _window_weights(window, kernel, sigma)
-    with torch.autocast(warped.device.type, enabled=False):
+    with own_precision(warped):
         warped, fixed = warped.to(dtype), fixed.to(dtype)
         if preset == 'released': return -_released_map(warped, fixed, weights).mean()
         needed = [i for i, image in enumerate((warped, fixed)) if torch.is_grad_enabled() and image.requires_grad]
@@ -212,7 +215,7 @@ def local_ncc_map(
     "Squared local correlation at every voxel, to look at: no gradient."
     dtype, maps = _check_images(warped, fixed, eps), []
     weights = _window_weights(window, kernel, sigma)
-    with torch.no_grad(), torch.autocast(warped.device.type, enabled=False):
+    with torch.no_grad(), own_precision(warped):
         for pair in zip(*(images.to(dtype).flatten(0, 1) for images in (warped, fixed))):
             images, _ = zip(*map(_standardise, pair))
             _, variances, covariance = _local_moments(images, _weight_inside(images[0], weights), weights, eps)
@@ -270,10 +273,12 @@ def gaussian_kl(
 def one_hot(
     labels: Tensor,  # (B, 1, X, Y, Z), whole numbers from 0 to n - 1, any type
     n: int,          # number of labels
+    known: bool = False,  # True: the labels are such numbers; they are not looked at, so a GPU is not waited for
 ) -> Tensor:         # (B, n, X, Y, Z), float32, 1 where the channel is the label
     "One channel a label. Nothing larger than the answer is made on the way."
     if labels.ndim != 5 or labels.shape[1] != 1:
         raise ValueError(f'one_hot: labels must have shape (B, 1, X, Y, Z), not {tuple(labels.shape)}')
+    if known: return (labels == torch.arange(n, dtype=labels.dtype, device=labels.device).view(1, -1, 1, 1, 1)).float()
     if labels.is_floating_point() and not torch.equal(labels, labels.round()):
         raise ValueError('one_hot: labels must be whole numbers; warp them with mode nearest')
     if labels.min() < 0 or labels.max() >= n:
@@ -335,7 +340,7 @@ def _both_sides(batch, loss, n_labels):
     if n_labels is None or 'moving_labels' not in batch:
         raise InputError(f'Loss: similarity {loss.similarity!r} compares labels, and these pairs have none: choose '
                          'another one, or pairs with labels.')
-    return [one_hot(batch[f'{role}_labels'], n_labels) for role in ('moving', 'fixed')]
+    return [one_hot(batch[f'{role}_labels'], n_labels, known=True) for role in ('moving', 'fixed')]
 
 
 @checked

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['AMPLITUDES', 'STRIDE', 'gradient_directions', 'evaluate_perlin', 'perlin_lattice', 'perlin_noise', 'random_shapes',
-           'random_intensities', 'paint', 'random_velocity', 'random_displacement', 'random_pair', 'RandomPairs']
+           'random_intensities', 'paint', 'random_velocity', 'random_displacement', 'random_pair', 'random_pair_batch',
+           'RandomPairs']
 
 # %% ../../nbs/method/02_random_images.ipynb #498b36ea
 import math
@@ -15,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from .settings import Preset, checked
-from .spatial import compiled, integrate, interpolate, resize_displacement, warp
+from .spatial import compiled, full_precision, integrate, interpolate, resize_displacement, warp
 
 # %% ../../nbs/method/02_random_images.ipynb #a86eb45f
 @checked
@@ -43,8 +44,9 @@ def _separate(directions, positions):
     def blend(matrix, lattice): return torch.einsum('cyj,cijz->ciyz', matrix, lattice)
 
     (wx, dx), (wy, dy), (wz, dz) = (_axis_weights(p, n) for p, n in zip(positions, directions.shape[2:]))
-    along_z = torch.stack([vectors @ along.mT[:, None] for vectors, along in zip(directions, (wz, wz, dz))])
-    planes = torch.cat([blend(wy, along_z[0]), blend(dy, along_z[1]) + blend(wy, along_z[2])], dim=1)
+    with full_precision():
+        along_z = torch.stack([vectors @ along.mT[:, None] for vectors, along in zip(directions, (wz, wz, dz))])
+        planes = torch.cat([blend(wy, along_z[0]), blend(dy, along_z[1]) + blend(wy, along_z[2])], dim=1)
     return torch.cat([dx, wx], dim=2), planes
 
 # %% ../../nbs/method/02_random_images.ipynb #0ccf5285
@@ -53,7 +55,7 @@ def evaluate_perlin(directions: torch.Tensor,            # (3, C, I, J, K), unit
                    ) -> torch.Tensor:                    # (C, X, Y, Z), within about [-1, 1]
     "Perlin noise of given lattice vectors at the positions of a grid."
     along_x, planes = _separate(directions, positions)
-    return (along_x @ planes.flatten(2)).unflatten(2, planes.shape[2:])
+    with full_precision(): return (along_x @ planes.flatten(2)).unflatten(2, planes.shape[2:])
 
 # %% ../../nbs/method/02_random_images.ipynb #bb78b9ca
 def perlin_lattice(shape: tuple,               # (X, Y, Z), samples
@@ -279,6 +281,55 @@ def _released_deform(labels, intensities, displacement):
     "What `_deform` returns, as in the authors' code: each warped image is stretched by itself."
     warped = warp(paint(labels, intensities), displacement, preset='released')
     return (_stretch(warped, *warped.aminmax()), warp(labels, displacement, 'nearest', 'released'), displacement)
+
+# %% ../../nbs/method/02_random_images.ipynb #6b3e90c2
+@checked
+def random_pair_batch(shape: tuple,               # (X, Y, Z), 16 or more along each axis
+                      generator: torch.Generator, # source of randomness; its device is the pairs' device
+                      pairs: int,                 # how many, 1 or more
+                      n_labels: int = 16,         # labels that compete, 2 to 256
+                      cell: float = 32,           # edge of a lattice cell, voxels
+                      amplitudes: Sequence[float] = AMPLITUDES,  # of the velocity
+                      preset: Preset = 'paper',   # 'released': one pair after the other
+                     ) -> dict[str, torch.Tensor]: # moving, fixed, moving_labels, fixed_labels, (pairs, 1, X, Y, Z)
+    "Several random pairs, made together."
+    if preset == 'released':
+        made = [random_pair(shape, generator, n_labels, cell, amplitudes, preset, False) for _ in range(pairs)]
+        return {name: torch.cat([pair[name] for pair in made]) for name in made[0]}
+    if len(shape) != 3 or min(shape) < 16:
+        raise ValueError(f'random_pair_batch(): each of the three axes needs 16 voxels or more, got {tuple(shape)}')
+    labels = _shapes_together(shape, generator, pairs, n_labels, cell)
+    images = _painted_together(labels, n_labels, generator)
+    coarse = _coarse_together(shape, generator, 2 * pairs, cell, amplitudes)
+    displacement = _enlarged(coarse, 0, shape[0], shape)
+    warped = warp(torch.cat([images, images]), displacement).chunk(2)
+    moved = warp(torch.cat([labels, labels]).float(), displacement, 'nearest').to(labels.dtype).chunk(2)
+    return dict(zip(('moving', 'fixed', 'moving_labels', 'fixed_labels'), (*warped, *moved)))
+
+
+def _shapes_together(shape, generator, pairs, n_labels, cell):
+    "`random_shapes` of several pairs, (pairs, 1, X, Y, Z)."
+    noise = evaluate_perlin(*perlin_lattice(shape, generator, pairs * n_labels, cell))
+    low, high = (values.view(-1, 1, 1, 1) for values in noise.flatten(1).aminmax(dim=1))
+    return _stretch(noise, low, high).unflatten(0, (pairs, n_labels)).argmax(1, keepdim=True).to(torch.uint8)
+
+
+def _painted_together(labels, n_labels, generator):
+    "Label maps (pairs, 1, X, Y, Z) painted with random intensities, each image scaled to [0, 1]."
+    uniform = torch.rand(len(labels), n_labels, generator=generator, device=generator.device)
+    low = torch.full_like(uniform, 25); low[:, :1] = 0
+    images = (low + (225 - low) * uniform).gather(1, labels.flatten(1).long()).view(labels.shape)
+    return _stretch(images, *(values.view(-1, 1, 1, 1, 1) for values in images.flatten(1).aminmax(dim=1)))
+
+
+def _coarse_together(shape, generator, fields, cell, amplitudes):
+    "`_coarse_displacement` of several fields, (fields, 3, X, Y, Z)."
+    choice = torch.randint(len(amplitudes), (fields, 1, 1, 1, 1), generator=generator, device=generator.device)
+    amplitude = sum(amplitude * (choice == i) for i, amplitude in enumerate(amplitudes))
+    coarse = [max(math.ceil(n / STRIDE), 2) for n in shape]
+    noise, fine = (perlin_noise(coarse, generator, 3 * fields, size, 1, STRIDE) for size in (cell, cell / 2))
+    two_octaves = torch.rand(3 * fields, 1, 1, 1, generator=generator, device=generator.device) < 0.5
+    return integrate(amplitude / STRIDE * (noise + 0.5 * fine * two_octaves).unflatten(0, (fields, 3)))
 
 # %% ../../nbs/method/02_random_images.ipynb #24a4ec6f
 class RandomPairs(torch.utils.data.IterableDataset):

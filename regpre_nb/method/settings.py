@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['Preset', 'Rule', 'InputError', 'checked', 'whole', 'odd', 'real', 'one_of', 'of_type', 'check_values', 'regular_file',
-           'from_json', 'changed', 'open_room']
+           'from_json', 'changed', 'beside', 'deciding', 'differing', 'open_room']
 
 # %% ../../nbs/method/00_settings.ipynb #2e8493ae
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import MISSING, fields, is_dataclass, replace
+from dataclasses import MISSING, Field, field, fields, is_dataclass, replace
 from functools import cache, wraps
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -172,6 +172,34 @@ def changed(
     _refuse_description(type(settings), changes)
     return replace(settings, **{name: _restored(type(settings), name, value, getattr(settings, name))
                                 for name, value in changes.items()})
+
+# %% ../../nbs/method/00_settings.ipynb #ca54d29d
+def _default(field: Field) -> Any:
+    "The default of a field of a dataclass; `MISSING` where it has none."
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+def beside(
+    default: Any,  # of the field
+) -> Any:
+    "A field of settings that decides nothing of what comes out."
+    return field(default=default, metadata={'decides': False})
+
+
+def deciding(
+    kind: Any,  # a dataclass, or one of its records
+) -> list[Field]:
+    "The fields that decide what comes out."
+    return [field for field in fields(kind) if field.metadata.get('decides', True)]
+
+
+def differing(
+    record: Any,  # a dataclass
+) -> dict:  # name of a field -> its value; of records within, what differs in them
+    "The deciding fields of a record that have no default or another value."
+    found = {field.name: getattr(record, field.name) for field in deciding(record)
+             if getattr(record, field.name) != _default(field)}
+    return {name: differing(value) if is_dataclass(value) else value for name, value in found.items()}
 
 # %% ../../nbs/method/00_settings.ipynb #905a872d
 def _load_additions(room: str) -> None:

@@ -68,10 +68,31 @@ def _avoided_by_onednn(features):
     return on_cpu and len(features) == 1 and features[0, ..., 0].numel() <= 20480
 
 # %% ../../nbs/method/04_transmorph.ipynb #8bfa83f3
+class _Standardised(torch.autograd.Function):
+    "Instance norm in a few passes over the whole map, with sums in float32."
+    @staticmethod
+    def forward(ctx, features, eps):
+        variance, mean = torch.var_mean(features.float(), (2, 3, 4), correction=0, keepdim=True)
+        scale = (variance + eps).rsqrt()
+        normal = ((features - mean) * scale).to(features.dtype)
+        ctx.save_for_backward(normal, scale)
+        return normal
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, upstream):
+        normal, scale = ctx.saved_tensors
+        shared = upstream.mean((2, 3, 4), keepdim=True, dtype=torch.float32)
+        along = (upstream * normal).mean((2, 3, 4), keepdim=True, dtype=torch.float32)
+        return (scale * (upstream - shared - normal * along)).to(upstream.dtype), None
+
+
 class _InstanceNorm(nn.InstanceNorm3d):
     "Instance norm that accepts a map of a single voxel."
     def forward(self, features):
-        return super().forward(features) if features[0, 0].numel() > 1 else features - features
+        if features[0, 0].numel() == 1: return features - features
+        if features.device.type == 'cpu': return super().forward(features)
+        return _Standardised.apply(features, self.eps)
 
 
 def _unit(inputs, outputs, norm=_InstanceNorm):

@@ -8,6 +8,7 @@ __all__ = ['FIGURE8_ORDER', 'QUARTERS', 'pair_costs', 'cost_table', 'with_costs'
 
 # %% ../../nbs/paper/46_comparison.ipynb #22348ae3
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -42,13 +43,26 @@ def pair_costs(run: Run,             # trained; of a network or of a method
     return pd.DataFrame(rows, columns=['pair', 'seconds', 'cpu_seconds', 'peak_mb', 'versions', 'failure'])
 
 
+def _device(versions: str) -> str:
+    "The device that `cost_row` has noted; other programs work on the CPU."
+    noted = re.search(r'\bdevice (\w+)', versions)
+    return noted[1] if noted else 'cpu'
+
+
+def _cost(frame):
+    "A row of `cost_table`."
+    versions = next(iter(frame['versions']), '')
+    device = _device(versions)
+    return {'seconds': frame['cpu_seconds'].median(), 'device': device,
+            'device_seconds': np.nan if device == 'cpu' else frame['seconds'].median(),
+            'peak_mb': frame['peak_mb'].max(), 'pairs': len(frame),
+            'failed': int(frame['failure'].fillna('').ne('').sum()), 'versions': versions}
+
+
 def cost_table(costs: Mapping[str, pd.DataFrame],  # label -> from `pair_costs`
-              ) -> pd.DataFrame:  # index label; seconds (of CPU, median), peak_mb (largest), pairs, failed, versions
+              ) -> pd.DataFrame:  # index label; seconds (of CPU, median), device, device_seconds, peak_mb, ...
     "What a pair cost with each method."
-    rows = {label: {'seconds': frame['cpu_seconds'].median(), 'peak_mb': frame['peak_mb'].max(), 'pairs': len(frame),
-                    'failed': int(frame['failure'].fillna('').ne('').sum()),
-                    'versions': next(iter(frame['versions']), '')} for label, frame in costs.items()}
-    return pd.DataFrame.from_dict(rows, orient='index')
+    return pd.DataFrame.from_dict({label: _cost(frame) for label, frame in costs.items()}, orient='index')
 
 
 def with_costs(costs: pd.DataFrame,  # from `cost_table`
@@ -57,8 +71,11 @@ def with_costs(costs: pd.DataFrame,  # from `cost_table`
     def added(text):
         rows = costs.loc[text['method']].to_dict('records')
         shown = {'CPU s a pair': '{seconds:.2f}', 'MB': '{peak_mb:.0f}', 'failed': '{failed}'}
-        return text.assign(**{name: [form.format(**row) if row['pairs'] else '' for row in rows]
-                              for name, form in shown.items()})
+        found = {name: [form.format(**row) if row['pairs'] else '' for row in rows] for name, form in shown.items()}
+        for device in sorted({row['device'] for row in rows} - {'cpu'}):
+            found[f'{device.upper()} s a pair'] = [
+                f'{row["device_seconds"]:.3f}' if row['device'] == device else '' for row in rows]
+        return text.assign(**found)
     return added
 
 # %% ../../nbs/paper/46_comparison.ipynb #8dc39b42
@@ -175,7 +192,8 @@ def comparison_claims(scores: Scores,                # of 5_comparison
     def add(sentence, place, one, other, verdict):
         claim = difference_claim(sentence, place, scores, one, other, compared, verdict)
         speed = costs['seconds'].get(other, np.nan) / costs['seconds'].get(one, np.nan)
-        times = f'; a pair takes 1/{speed:.0f} of the time' if speed >= 2 else ''
+        alike = costs['device'].get(other) == costs['device'].get(one)  # CPU seconds say little of a GPU
+        times = f'; a pair takes 1/{speed:.0f} of the time' if speed >= 2 and alike else ''
         found.append(replace(claim, here=claim.here + times))
 
     for label, theirs in places.items():

@@ -6,7 +6,7 @@
 __all__ = ['RELEASED', 'VARIANTS', 'IN_DOMAIN', 'Scored', 'RowsOf', 'STUDIES', 'pretraining_run', 'in_domain_run',
            'finetuning_run', 'random_only_run', 'initial_run', 'pairwise_run', 'synthmorph_run', 'Row', 'Share',
            'Study', 'study', 'no_runs', 'ablation', 'share_label', 'data_fraction', 'in_domain', 'comparison', 'lung',
-           'claims', 'studies', 'study_rows', 'study_runs', 'with_pretraining', 'all_runs']
+           'claims', 'studies', 'study_rows', 'study_runs', 'with_pretraining', 'all_runs', 'by_priority', 'lengths_of']
 
 # %% ../../nbs/paper/42_studies.ipynb #52919209
 from collections.abc import Callable
@@ -14,13 +14,15 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Literal
 
+import pandas as pd
+
 from ..compare.methods import METHODS, missing
 from ..compare.pairwise import PairwiseSettings
 from ..data.cohorts import COHORTS, Cohort, CohortEntry, load_cohort, subset
 from ..learn.pretrain import ABLATIONS, PRETRAIN
 from ..method.settings import InputError, changed
 from .jobs import Finetune, Initial, Pairwise, Pretrain, Run, Synth, on_data
-from .profiles import load_profile
+from .profiles import GPU_SEEDS, load_profile
 
 # %% ../../nbs/paper/42_studies.ipynb #6f0009fb
 RELEASED = ('preset', 'kl_direction', 'sample')  # where the released code's pretraining differs
@@ -344,3 +346,35 @@ def all_runs(profile: str,   # a key of `PROFILES`
     runs, cohort = {}, _cohort(data)
     for study in studies(cohort): runs |= with_pretraining(study_runs(study, profile, cohort, seed))
     return list(runs.values())
+
+# %% ../../nbs/paper/42_studies.ipynb #9f31b7e4
+def _main_runs(profile, cohort, seed):
+    "Unregistered; without and with pretraining, with all cases, a tenth and a twentieth of them."
+    encoder, p = pretraining_run(profile, cohort, seed), load_profile(profile, cohort)
+    fractions = [fraction for fraction in (1.0, 0.1, 0.05) if fraction in p.fractions]
+    return [initial_run(profile, cohort),
+            *(finetuning_run(profile, cohort, seed, fraction, start)
+              for fraction in fractions for start in (None, encoder))]
+
+
+def by_priority(profile: str,        # a key of `PROFILES`
+                data: str | Cohort,  # a cohort with labels, or its name
+                seeds: tuple[int, ...] = GPU_SEEDS,  # of the runs that the main claim rests on; others: the first
+               ) -> list[Run]:       # each once
+    "The runs in the order in which they are worth the time, what they start from before them."
+    cohort = _cohort(data)
+    asked = [run for seed in seeds for run in _main_runs(profile, cohort, seed)]
+    asked += [run for study in ('2_ablation', '3_data_fraction', '4_in_domain')
+              for run in study_runs(study, profile, cohort, seeds[0]).values()] + all_runs(profile, cohort, seeds[0])
+    return list({each.key: each for run in asked for each in run.chain}.values())
+
+
+def lengths_of(runs: list[Run],  # for instance from `by_priority`
+              ) -> pd.DataFrame: # one row a run that is trained, in their order
+    "Steps, pairs in a step and pairs of all runs, and the sum of pairs so far."
+    trained = [run for run in runs if run.steps]
+    table = pd.DataFrame({'run': [run.key for run in trained], 'seed': [run.seed for run in trained],
+                          'steps': [run.steps for run in trained],
+                          'batch': [run.training.batch * run.training.accumulate for run in trained]})
+    table['pairs'] = table['steps'] * table['batch']
+    return table.assign(so_far=table['pairs'].cumsum())

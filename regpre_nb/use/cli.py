@@ -10,6 +10,7 @@ __all__ = ['app', 'data_app', 'ProfileOption', 'DataOption', 'SeedOption', 'Root
 # %% ../../nbs/use/51_cli.ipynb #9823a334
 import fcntl
 import json
+import math
 import os
 import re
 import signal
@@ -27,15 +28,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-
-
 # %% ../../nbs/use/51_cli.ipynb #9cb1b3dd
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help='Pretraining deformable image registration networks with random images.')
 data_app = typer.Typer(no_args_is_help=True, help='List, fetch, check and convert data sets.')
 app.add_typer(data_app, name='data')
 
-ProfileOption = Annotated[str, typer.Option('--profile', help='Sizes and lengths: smoke, cpu or paper.')]
+ProfileOption = Annotated[str, typer.Option('--profile', help='Sizes and lengths: smoke, cpu, gpu or paper.')]
 DataOption = Annotated[str, typer.Option('--data', help='Cohort, as `regpre data list` names them.')]
 SeedOption = Annotated[int, typer.Option('--seed', min=0, help='Of weights, batches and subsets.')]
 RootOption = Annotated[Path, typer.Option('--root', help='The clone of the project.')]
@@ -65,14 +64,27 @@ def _teller():
     with console.status(Text('starting')) as status: yield news, lambda line: status.update(Text(line))
 
 
-def _make_all(plan, cores):
+GPU_BYTES = 4 * 2 ** 30, 8_000  # that a run takes on a GPU: at least, and more for each voxel of a batch
+
+
+def _gpu_jobs(plan, free, cores):
+    "How many runs a GPU with so much free memory takes at once."
+    most = max((run.training.batch for run in plan.runs if run.steps), default=1)
+    needed = GPU_BYTES[0] + GPU_BYTES[1] * math.prod(plan.cohort.shape) * most
+    return max(1, min(free // needed, cores // 2, 8))
+
+
+def _make_all(plan, cores, gpu_jobs=0):
     "Take back what does not hold, clear what a killed Snakemake left, make what is missing; whether all went well."
     from regpre_nb.data.files import make_folder
-    from regpre_nb.learn.training import default_device
+    from regpre_nb.learn.training import default_device, device_room
     from regpre_nb.use.life import claim, forget_failures, group, known_pace, study_log, take_back, watch
     config = ['--config', f'profile={plan.profile}', f'data={plan.cohort.name}', f'seed={plan.seed}']
     on_cpu, cores = default_device().type == 'cpu', cores or os.cpu_count() or 1
-    limits = [] if on_cpu else ['--resources', 'gpu=1']  # one run at a time on a GPU
+    if on_cpu: workers, limits = cores, []
+    else:
+        workers = gpu_jobs or _gpu_jobs(plan, 4 * device_room(default_device()), cores)
+        limits = ['--resources', f'gpu={workers}']
     log = make_folder(study_log('', plan.results).parent) / 'snakemake.txt'
     make_folder(plan.root / 'results')
     with claim(plan.root), _teller() as (news, state):
@@ -83,7 +95,7 @@ def _make_all(plan, cores):
         if any((plan.root / '.snakemake' / 'locks').glob('*')): calls.insert(0, ['--unlock', '--cores', '1', *config])
         for arguments in calls:
             with group(*_start(plan.root, arguments), log) as process:
-                watch(process, plan, earlier, cores if on_cpu else 1, news, state, 2 if sys.stderr.isatty() else 60)
+                watch(process, plan, earlier, workers, news, state, 2 if sys.stderr.isatty() else 60)
         return process.returncode == 0
 
 
@@ -173,6 +185,7 @@ def reproduce(
     seed: SeedOption = 0,
     root: RootOption = Path('.'),
     cores: Annotated[int, typer.Option(help='Runs at a time on a CPU; 0: one per core.')] = 0,
+    gpu_jobs: Annotated[int, typer.Option(min=0, help='Runs at a time on a GPU; 0: as many as its memory takes.')] = 0,
 ) -> None:
     "Train what is not trained yet, draw every table and figure, and print the tables."
     root, started = _project(root), time.time()
@@ -181,7 +194,7 @@ def reproduce(
         from regpre_nb.method.settings import InputError
         from regpre_nb.use.life import make_plan
         plan = make_plan(profile, cohort, seed, root)
-        if not _make_all(plan, cores): raise InputError(_stopped(plan, started))
+        if not _make_all(plan, cores, gpu_jobs): raise InputError(_stopped(plan, started))
     except SystemExit:
         typer.echo('Stopped; the same command goes on where it stopped.', err=True)
         raise
