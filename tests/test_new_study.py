@@ -15,7 +15,7 @@ MODULE = '''
 from regpre_nb.paper.studies import Row, finetuning_run, initial_run, study
 
 
-@study('9_half', 'labels')
+@study('9_half')
 def half(profile, cohort, seed):
     "How far half of the images lead."
     return [Row('initial', 'Initial', initial_run(profile, cohort)),
