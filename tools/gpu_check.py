@@ -32,7 +32,7 @@ sys.path.insert(0, str(TOP))
 WHEELS = ('nibabel',)  # what the parts that run there import, beyond PyTorch, its friends and the tools of scientists
 PLATFORMS = 'manylinux_2_28_x86_64', 'manylinux_2_17_x86_64', 'manylinux2014_x86_64'
 MIB = 2**20
-PART, PARTS = 15 * MIB, 5      # size of a part of the archive, and how many there may be
+PART, PARTS = 15 * MIB, 4      # size of a part of the archive, and how many there may be
 SECONDS = {'tests': 120, 'bench': 170}  # that a stage may take
 CLOSING = 12                   # seconds kept for stopping the runs and packing what they left
 START = time.monotonic()

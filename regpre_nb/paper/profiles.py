@@ -103,8 +103,8 @@ def _paper(cohort):
                    limit=4 * 3600)  # SyN takes long on one core at this size
 
 
-GPU_LENGTHS = {  # cohort -> random pairs, epochs of fine-tuning, pairs in a batch; to be set from steps a second
-    'hippocampus': (20_000, 100, 4)}
+GPU_LENGTHS = {  # cohort -> random pairs, epochs of fine-tuning (the paper's), pairs in a batch
+    'hippocampus': (16_000, 250, 4)}
 GPU_VOXELS = 3e9, 4e9  # of other cohorts: voxels of all random pairs, and of all fixed images of fine-tuning, at most
 GPU_RATES = 1e-3, 4e-4  # learning rates of pretraining and fine-tuning, for batches of several pairs
 GPU_SEEDS = 0, 1, 2     # of the runs that the main claim rests on
