@@ -448,7 +448,7 @@ def bench(results: Results, out: Path, options: argparse.Namespace, until: float
     device = torch.device(options.device or default_device())
     results.add('environment', run_environment(device))
     settings = settings_named('tiny' if options.tiny else 'paper', time_steps=2 if options.tiny else 12)
-    sizes, least = ([(32, 32, 32), (16, 16, 16)], 0.1) if options.tiny else ([PAPER, *CUBES], 1.0)
+    sizes, least = ([(16, 16, 16)], 0.05) if options.tiny else ([PAPER, *CUBES], 1.0)
     steps, profiles = partial(bench_steps, results, settings), out / 'profile.txt'
     few, modes = (4, list(FITS)[:2]) if options.tiny else (24, list(FITS))
     work = [partial(bench_fit, results, options.profile, options.data, modes, device, 4 if options.tiny else 80, until),
