@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METHODS', 'Method', 'add_method', 'find_program', 'missing', 'keyword_defaults', 'convexadam', 'syn', 'to_itk',
            'from_itk', 'greedy', 'read_deeds', 'deeds', 'high_water_mark', 'set_back_high_water_mark', 'Registered',
-           'register_pair', 'textured_pair', 'recovery_error', 'cached', 'forget_failures', 'choose_settings']
+           'register_pair', 'textured_pair', 'recovery_error', 'cached', 'forget_failed', 'choose_settings']
 
 # %% ../../nbs/compare/31_methods.ipynb #c30284a9
 import hashlib
@@ -668,7 +668,7 @@ def cached(
     return done
 
 
-def forget_failures(
+def forget_failed(
     folder: str | Path,  # as in `cached`
     method: str,  # one of `METHODS`
 ) -> None:

@@ -27,7 +27,7 @@ from regpre_nb.compare.methods import (
     add_method,
     cached,
     choose_settings,
-    forget_failures,
+    forget_failed,
     missing,
 )
 from ..data.cohorts import Cohort
@@ -192,7 +192,7 @@ def tune(task: PairwiseSettings,       # the method and what to try
     with replacing(folder / 'tuning.csv') as path:
         tried.assign(settings=[json.dumps(s) for s in shown], pairs=len(pairs)).to_csv(path, index=False)
     if best is None:
-        forget_failures(kept, task.method)
+        forget_failed(kept, task.method)
         raise InputError(f'{METHODS[task.method].label}: no setting worked on {len(pairs)} training pairs of '
                          f'{cohort.name}: {tried["failure"].dropna().iloc[0]}')
     return best
@@ -238,7 +238,7 @@ def register_cohort(task: PairwiseSettings,            # the method and what to 
         scores.append(score_pair(displacement, cohort, *pair))
         costs.append(cost_row(pair, done))
     if costs and all(cost['failure'] for cost in costs):
-        forget_failures(folder / 'pairs', task.method)
+        forget_failed(folder / 'pairs', task.method)
         raise InputError(f'{METHODS[task.method].label}: failed on all {len(costs)} pairs of {cohort.name}, which are '
                          f'not scored; the first reason: {costs[0]["failure"]} Mend this and start again.')
     return pd.concat(scores, ignore_index=True), pd.DataFrame(costs)

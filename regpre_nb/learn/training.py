@@ -468,7 +468,7 @@ def _batch(run: _Run, make_batch: Callable, part: int, generator: torch.Generato
     return batch
 
 
-def _values(loss: torch.Tensor, parts: dict) -> dict[str, torch.Tensor]:
+def _logged(loss: torch.Tensor, parts: dict) -> dict[str, torch.Tensor]:
     return {name: torch.as_tensor(value, device=loss.device).detach().float()
             for name, value in ({'loss': loss} | parts).items()}
 
@@ -481,7 +481,7 @@ def _learn(run: _Run, loss_function: Callable, batch: dict[str, torch.Tensor]) -
             run.accelerator.clip_grad_norm_(run.model.parameters(), run.settings.gradient_clip)
         run.optimiser.step()
         run.optimiser.zero_grad()
-    return _values(loss, parts)
+    return _logged(loss, parts)
 
 # %% ../../nbs/learn/20_training.ipynb #19b06427
 def _begin_step(run: _Run) -> None:
@@ -575,7 +575,7 @@ def _record_step(run: _Run, loss_function: Callable, make_batch: Callable, drawn
     def work():
         loss, parts = loss_function(run.model, fixed or batch())
         loss.backward()
-        values = _values(loss, parts)
+        values = _logged(loss, parts)
         names[:] = values
         return torch.stack(list(values.values()))
 
@@ -691,18 +691,6 @@ def _keep_records(run: _Run, validate: Callable | None, bar: tqdm) -> None:
     if checkpoint:
         _save_checkpoint(run)
 
-
-def _train(run: _Run, loss_function: Callable, make_batch: Callable, validate: Callable | None, bar: tqdm) -> None:
-    started = time.monotonic() - run.seconds
-    run.model.train()
-    _new_generator(run)
-    run.stream = _side_stream(run.accelerator.device) if _wants_graph(run) else None
-    while run.step < run.settings.steps:
-        _take_step(run, loss_function, make_batch)
-        run.seconds = time.monotonic() - started
-        _keep_records(run, validate, bar)
-        bar.update()
-
 # %% ../../nbs/learn/20_training.ipynb #21ee8590
 @dataclass(frozen=True)
 class FitResult:
@@ -729,7 +717,15 @@ def fit(
         _resume(run)
         with (_own_random_state(run.accelerator.device), _own_arithmetic(settings),
               _bar(run, progress, label) as bar):
-            _train(run, loss_function, make_batch, validate, bar)
+            started = time.monotonic() - run.seconds
+            run.model.train()
+            _new_generator(run)
+            run.stream = _side_stream(run.accelerator.device) if _wants_graph(run) else None
+            while run.step < settings.steps:
+                _take_step(run, loss_function, make_batch)
+                run.seconds = time.monotonic() - started
+                _keep_records(run, validate, bar)
+                bar.update()
         run.accelerator.wait_for_everyone()  # what the first process wrote is there for all
     finally:
         share_generator(model, None)

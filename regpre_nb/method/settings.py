@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Preset', 'Rule', 'InputError', 'checked', 'whole', 'odd', 'real', 'one_of', 'of_type', 'check_values', 'regular_file',
-           'from_json', 'changed', 'beside', 'deciding', 'differing', 'open_room']
+           'from_json', 'changed', 'beside', 'deciding', 'differing', 'load_additions', 'open_room']
 
 # %% ../../nbs/method/00_settings.ipynb #2e8493ae
 from collections.abc import Callable, Iterable
@@ -202,7 +202,9 @@ def differing(
     return {name: differing(value) if is_dataclass(value) else value for name, value in found.items()}
 
 # %% ../../nbs/method/00_settings.ipynb #905a872d
-def _load_additions(room: str) -> None:
+@cache
+def load_additions(room: str,  # a package, for instance 'regpre_nb.paper'
+                  ) -> None:
     "Import what other installed packages say that they add to a room."
     for addition in entry_points(group=room):
         try: addition.load()
@@ -217,4 +219,4 @@ def open_room(room: str,  # a package, for instance 'regpre_nb.data'
     "Import every page of a room, once, and what other installed packages add to it."
     for page in iter_modules(import_module(room).__path__, f'{room}.'):
         with suppress(ModuleNotFoundError): import_module(page.name)  # of an extra that is not installed
-    _load_additions(room)
+    load_additions(room)

@@ -102,7 +102,7 @@ class Run:
         "Steps or pairs that are done, all of them, and the seconds that they took."
         return 0, 0, 0.0
 
-
+# %% ../../nbs/paper/40_jobs.ipynb #dfeaec81
 @dataclass(frozen=True)
 class Workplace:
     "What a run is given to work with."
@@ -288,7 +288,7 @@ class Finetune(Trained):
         return ('random pairs' if self.pairs else f'{cases} images') + (
             f', from {self.start.key}' if self.start else ', from scratch')
 
-
+# %% ../../nbs/paper/40_jobs.ipynb #e90a0bb5
 @dataclass(frozen=True, kw_only=True)
 class Synth(Trained):
     "A SynthMorph-style network, trained on its own random images."
@@ -448,20 +448,13 @@ def _set_aside(folder, reason):
     print(f'{folder.name}: {reason}; it is made anew, and what was there lies in {aside.name}.', file=sys.stderr)
 
 # %% ../../nbs/paper/40_jobs.ipynb #e5e9c788
-def _learn(run, at):
-    "Train, unless that is done, and keep what the run started from and what it left."
-    if not run.leaves or _made_from(at.folder).get('weights'): return
-    start, rank = time.time(), int(os.environ.get('RANK', 0))
-    run.learn(at)
-    if not rank: _note(at.folder, weights=_prints(weights_of(run, at.root)), seconds=time.time() - start)
-
-
-def _score(run, at):
-    "Score, unless that is done, and keep which weights were scored on what."
-    if not _rescore(run, at.cohort, at.root): return
-    scored, weights = _scored_on(run, at.cohort), _prints(weights_of(run, at.root))
-    run.score(at)
-    _note(at.folder, weights=weights, scored=scored)
+def _check_once(cohort, root):
+    "Check every file of a cohort, unless a run did that and no file has changed since."
+    mark = Path(root) / 'runs' / '.checked' / f'{cohort.name}-{cohort.fingerprint()}'
+    if mark.exists(): return
+    check(cohort)
+    make_folder(mark.parent)
+    mark.touch()
 
 
 def _workplace(run, folder, root, progress, checked):
@@ -473,23 +466,19 @@ def _workplace(run, folder, root, progress, checked):
     return Workplace(cohort, folder, Path(root), weights_of(run.start, root)[0] if run.start else None, progress)
 
 
-def _check_once(cohort, root):
-    "Check every file of a cohort, unless a run did that and no file has changed since."
-    mark = Path(root) / 'runs' / '.checked' / f'{cohort.name}-{cohort.fingerprint()}'
-    if mark.exists(): return
-    check(cohort)
-    make_folder(mark.parent)
-    mark.touch()
-
-
 def _make(run, folder, root, progress, rank, checked):
     "Do what is not done of a run; the process of rank 0 scores it and writes that it is done."
     started, spent = time.time(), _made_from(folder).get('seconds', 0.0)
     at = _workplace(run, folder, root, progress, checked)
     if run.start and not rank and not spent: _note(folder, parent=_prints(weights_of(run.start, root)))
-    _learn(run, at)
+    if run.leaves and not _made_from(folder).get('weights'):
+        run.learn(at)
+        if not rank: _note(folder, weights=_prints(weights_of(run, root)), seconds=time.time() - started)
     if rank: return
-    _score(run, at)
+    if _rescore(run, at.cohort, root):
+        scored, weights = _scored_on(run, at.cohort), _prints(weights_of(run, root))
+        run.score(at)
+        _note(folder, weights=weights, scored=scored)
     described = {'kind': type(run).__name__} | asdict(run)
     made_from = {'learned': run.learned, **_made_from(folder)}
     write_json(folder / 'run.json', {'key': run.key, 'run': described, 'data': at.cohort.description,
@@ -497,8 +486,8 @@ def _make(run, folder, root, progress, rank, checked):
                                      'environment': run_environment()})
 
 # %% ../../nbs/paper/40_jobs.ipynb #b33e50b3
-def _up_to_date(run, folder, root, progress, rank, checked):
-    "Make a run whatever its folder holds: nothing, a part, or what no longer agrees with data and weights."
+def _wanting(run, folder, root, progress, rank, checked):
+    "Make what a run starts from and put aside what no longer agrees with it; whether the run is still to be made."
     done = (folder / 'run.json').exists()
     alone = done and run.leaves and run.start and not weights_of(run.start, root)  # what it started from is gone
     if run.start and not alone: train(run.start, root, progress, checked)
@@ -507,9 +496,9 @@ def _up_to_date(run, folder, root, progress, rank, checked):
         while rank and _outgrown(run, root): time.sleep(0.1)
     elif done:
         reason = '' if rank else outdated(run, load_cohort(run.data), root)
-        if not reason: return
+        if not reason: return False
         print(f'{folder.name}: {reason}; it is scored again.', file=sys.stderr)
-    _make(run, folder, root, progress, rank, checked)
+    return True
 
 
 def _note_failure(folder, error):
@@ -527,14 +516,16 @@ def train(run: Run,                # what to train
     folder, rank = make_folder(run_folder(run, root)), int(os.environ.get('RANK', 0))
     with nullcontext() if rank else only_process(folder):  # processes that train together share the lock of the first
         if not rank: (folder / 'failed.txt').unlink(missing_ok=True)
-        try: _up_to_date(run, folder, root, progress, rank, checked)
+        try:
+            if _wanting(run, folder, root, progress, rank, checked):
+                _make(run, folder, root, progress, rank, checked)
         except Exception as error:
             _note_failure(folder, error)
             raise
     return folder
 
 # %% ../../nbs/paper/40_jobs.ipynb #9f31b7f2
-def _work(runs, root, threads):
+def _train_what_comes(runs, root, threads):
     "What a process does: train what it is sent, answer with '' or the reason why it failed."
     torch.set_num_threads(threads)
     while run := runs.recv():
@@ -548,7 +539,8 @@ class _Worker:
     def __init__(self, root, threads):
         context = get_context('spawn')
         self.pipe, theirs = context.Pipe()
-        self.process, self.run = context.Process(target=_work, args=(theirs, root, threads), daemon=True), None
+        self.process, self.run = context.Process(target=_train_what_comes, args=(theirs, root, threads)), None
+        self.process.daemon = True
         self.process.start()
         theirs.close()
 

@@ -19,7 +19,7 @@ from ..compare.methods import METHODS, missing
 from ..compare.pairwise import PairwiseSettings
 from ..data.cohorts import COHORTS, Cohort, CohortEntry, load_cohort, subset
 from ..learn.pretrain import ABLATIONS, PRETRAIN
-from ..method.settings import InputError, changed
+from ..method.settings import InputError, changed, load_additions
 from .jobs import Finetune, Initial, Pairwise, Pretrain, Run, Synth, on_data
 from .profiles import GPU_SEEDS, load_profile
 
@@ -305,6 +305,7 @@ def _cohort(data):
 def studies(data: str | Cohort,  # a cohort or its name
            ) -> tuple[str, ...]: # keys of `STUDIES`, in the order of their names
     "The studies that a cohort can be used for: with landmarks or with labels."
+    load_additions('regpre_nb.paper')
     landmarks = bool(_cohort(data).landmarks)
     return tuple(sorted(name for name, study in STUDIES.items() if (study.landmarks if landmarks else study.labels)))
 
@@ -315,6 +316,7 @@ def study_rows(study: str,     # a key of `STUDIES`
                seed: int = 0,  # of all its runs
               ) -> list[Row]:
     "The rows of a study."
+    load_additions('regpre_nb.paper')
     if study not in STUDIES:
         raise InputError(f'There is no study {study!r}; choose one of {", ".join(sorted(STUDIES))}.')
     cohort = _cohort(data)

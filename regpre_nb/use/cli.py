@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'data_app', 'ProfileOption', 'DataOption', 'SeedOption', 'RootOption', 'NameArgument', 'KeepOption',
-           'reproduce', 'status', 'runs', 'dry_run', 'train', 'study', 'list_data', 'download', 'hippocampus',
+           'reproduce', 'status', 'runs', 'dry_run', 'train_one', 'study_page', 'list_data', 'download', 'hippocampus',
            'phantom', 'check_files', 'convert_files', 'main']
 
 # %% ../../nbs/use/51_cli.ipynb #9823a334
@@ -305,8 +305,8 @@ def dry_run(
     typer.echo('Every run can be built and takes a step.')
 
 
-@app.command()
-def train(
+@app.command('train')
+def train_one(
     key: Annotated[str, typer.Argument(help='Key of a run, as `regpre runs` lists it.')],
     profile: ProfileOption = 'cpu',
     data: DataOption = 'template',
@@ -325,8 +325,8 @@ def train(
     typer.echo(str(train_run(found[key], root)))
 
 
-@app.command()
-def study(
+@app.command('study')
+def study_page(
     name: Annotated[str, typer.Argument(help='Name of a notebook in nbs/studies, without .ipynb.')],
     profile: ProfileOption = 'cpu',
     data: DataOption = 'template',
