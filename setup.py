@@ -24,7 +24,7 @@ setup(
     install_requires=settings['requirements'].split(),
     extras_require={extra: settings[f'{extra}_requirements'].split() for extra in extras},
     entry_points={
-        'console_scripts': [f"regpre={settings['lib_path']}.cli:main"],
+        'console_scripts': [f"regpre={settings['lib_path']}.use.cli:main"],
         'nbdev': [f"{settings['lib_path']}={settings['lib_path']}._modidx:d"],
     },
     zip_safe=False,
