@@ -70,7 +70,7 @@ def test_packed_data_are_the_same(data):
 
 def test_everything_in_one_call_and_a_second_call_goes_on(data, tmp_path):
     lacking, out, again = blocked(tmp_path / 'lacking'), tmp_path / 'out', tmp_path / 'again'
-    told = checked(out, '--root', tmp_path / 'root', '--limit', 240, '--runs', 2, data=data[1], lacking=lacking)
+    told = checked(out, '--root', tmp_path / 'root', '--limit', 240, '--runs', 1, data=data[1], lacking=lacking)
     assert [stage for stage in ('tests', 'bench', 'runs') if f's  {stage} ' not in told] == []
 
     suite = ElementTree.parse(out / 'junit.xml').getroot().find('testsuite')
@@ -81,14 +81,14 @@ def test_everything_in_one_call_and_a_second_call_goes_on(data, tmp_path):
     assert 'aten::' in (out / 'profile.txt').read_text()
 
     done = {key for key, run in found['runs'].items() if run['state'] == 'done'}
-    assert [run['state'] for run in found['runs'].values()] == ['done'] * 2
+    assert [run['state'] for run in found['runs'].values()] == ['done']
     files = [*out.iterdir()]
     assert len(files) <= 8 and max(path.stat().st_size for path in files) <= 16 * gpu_check.MIB
 
     told = checked(again, '--root', tmp_path / 'elsewhere', '--limit', 120, '--resume-from', out, '--stages', 'runs',
-                   '--runs', 4, data=data[1], lacking=lacking)
+                   '--runs', 3, data=data[1], lacking=lacking)
     later = json.loads((again / 'bench.json').read_text())['runs']
-    assert len(later) == 4 and {key for key, run in later.items() if run['state'] == 'done'} == {*later} > done
+    assert len(later) == 3 and {key for key, run in later.items() if run['state'] == 'done'} == {*later} > done
     assert not any(f'{key} done' in told for key in done), 'what was done has been done again'
 
 
