@@ -86,7 +86,7 @@ class _Images:
         self.cohort, self.device, self.kept, self.coming = cohort, device, {}, {}
         size = 4 * math.prod(cohort.shape) * len(cases)
         self.fit = size <= (device_room(device) if room is None else room)
-        self.stored = not self.fit and not cohort.keep and store and cohort.from_files
+        self.stored = bool(store and not self.fit and not cohort.keep and cohort.made_from and cohort.from_files)
         if self.stored:
             print(f'{cohort.name}: {len(cases)} images are too large for memory; as they are read, {size / 1e9:.1f} GB '
                   f'are kept in {cache_folder() / "images"}, which can be deleted at any time', file=sys.stderr)
