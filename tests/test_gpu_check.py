@@ -70,26 +70,26 @@ def test_packed_data_are_the_same(data):
 
 def test_everything_in_one_call_and_a_second_call_goes_on(data, tmp_path):
     lacking, out, again = blocked(tmp_path / 'lacking'), tmp_path / 'out', tmp_path / 'again'
-    told = checked(out, '--root', tmp_path / 'root', '--limit', 240, '--runs', 2, data=data[1], lacking=lacking)
+    told = checked(out, '--root', tmp_path / 'root', '--limit', 240, '--runs', 1, data=data[1], lacking=lacking)
     assert [stage for stage in ('tests', 'bench', 'runs') if f's  {stage} ' not in told] == []
 
     suite = ElementTree.parse(out / 'junit.xml').getroot().find('testsuite')
     assert int(suite.get('tests')) > 50 and suite.get('failures') == suite.get('errors') == '0'
     found = json.loads((out / 'bench.json').read_text())
     assert {row['mode'] for row in found['steps']} == {*gpu_check.MODES} and len(found['steps']) == 8
-    assert {row['mode'] for row in found['fit']} >= {'as the profile says', 'deterministic', 'bf16'}
+    assert {row['mode'] for row in found['fit']} >= {'deterministic', 'bf16'}
     assert all(row['seconds'] > 0 for part in ('fit', 'steps', 'profile') for row in found[part])
     assert 'aten::' in (out / 'profile.txt').read_text()
 
     done = {key for key, run in found['runs'].items() if run['state'] == 'done'}
-    assert [run['state'] for run in found['runs'].values()] == ['done'] * 2
+    assert [run['state'] for run in found['runs'].values()] == ['done']
     files = [*out.iterdir()]
     assert len(files) <= 8 and max(path.stat().st_size for path in files) <= 16 * gpu_check.MIB
 
     told = checked(again, '--root', tmp_path / 'elsewhere', '--limit', 120, '--resume-from', out, '--stages', 'runs',
-                   '--runs', 4, data=data[1], lacking=lacking)
+                   '--runs', 3, data=data[1], lacking=lacking)
     later = json.loads((again / 'bench.json').read_text())['runs']
-    assert len(later) == 4 and {key for key, run in later.items() if run['state'] == 'done'} == {*later} > done
+    assert len(later) == 3 and {key for key, run in later.items() if run['state'] == 'done'} == {*later} > done
     assert not any(f'{key} done' in told for key in done), 'what was done has been done again'
 
 
