@@ -34,7 +34,7 @@ help:
 	@echo 'make test        every notebook, the guards and a tiny reproduction'
 	@echo 'make reproduce   train, evaluate, tables and figures   [PROFILE=$(PROFILE)] [DATA=$(DATA)] [SEED=$(SEED)]'
 	@echo 'make dry-run     build every run at full size and take one step of it, on made-up files    [PROFILE=paper] [DATA=ixi]'
-	@echo 'make bench       time and memory beside MONAI, neurite and voxelmorph, in results/bench (15 minutes)'
+	@echo 'make bench       time and memory beside MONAI, neurite and voxelmorph, speed of reading, in results/bench (15 minutes)'
 	@echo 'make gpu-check   on one GPU: tests, speed and runs of the profile gpu, in runs/gpu-check   [DATA=hippocampus] [LIMIT=$(LIMIT)]'
 	@echo 'make lab         the notebooks in JupyterLab'
 	@echo 'make docs        the site, in _docs/html'
@@ -73,6 +73,7 @@ dry-run: setup
 
 bench: .venv/.bench
 	@$(RUN)/python benchmarks/bench.py
+	@$(RUN)/python benchmarks/feeding.py
 
 # Here the default data are the real images; LIMIT is in seconds.
 gpu-check: setup

@@ -447,3 +447,17 @@ def test_same_seed_same_step(record_property, capsys):
     with capsys.disabled(): print(f'\nnot deterministic in a training step: {", ".join(named) or "nothing"}')
     assert torch.equal(loss, loss_again)
     assert apart(slopes, slopes_again) <= (1e-4 if named else 0)
+
+
+@pytest.mark.parametrize('graph', [False, True], ids=['step by step', 'as a graph'])
+def test_a_deterministic_run_is_repeated(graph, tmp_path, capsys):
+    "To the last digit, unless a sentence names an operation that PyTorch cannot repeat."
+    settings = TrainSettings(steps=6, learning_rate=RATE, log_every=1, deterministic=True, graph=graph)
+    for name in ('once', 'again'):
+        torch.manual_seed(0)
+        with training_on(DEVICE):
+            fit(TransMorph(profile().network), partial(registration_loss, settings=profile().finetuning),
+                cohort_batches(balls(), balls().train), settings, tmp_path / name, progress=False)
+    named = 'no deterministic form' in capsys.readouterr().err
+    np.testing.assert_allclose(logs(tmp_path / 'once'), logs(tmp_path / 'again'), rtol=1e-3 if named else 0)
+    assert not torch.are_deterministic_algorithms_enabled()

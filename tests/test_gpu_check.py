@@ -77,6 +77,7 @@ def test_everything_in_one_call_and_a_second_call_goes_on(data, tmp_path):
     assert int(suite.get('tests')) > 50 and suite.get('failures') == suite.get('errors') == '0'
     found = json.loads((out / 'bench.json').read_text())
     assert {row['mode'] for row in found['steps']} == {*gpu_check.MODES} and len(found['steps']) == 8
+    assert {row['mode'] for row in found['fit']} >= {'deterministic', 'bf16'}
     assert all(row['seconds'] > 0 for part in ('fit', 'steps', 'profile') for row in found[part])
     assert 'aten::' in (out / 'profile.txt').read_text()
 

@@ -8,6 +8,7 @@ __all__ = ['FINETUNE_TRAINING', 'transfer_encoder', 'cohort_batches', 'FinetuneS
 
 # %% ../../nbs/learn/23_finetune.ipynb #296ef193
 import math
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -19,7 +20,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..data.cohorts import Cohort
+from ..data.cohorts import Cohort, stored_image
+from ..data.files import cache_folder
 from .scoring import cohort_validation
 from regpre_nb.learn.training import (
     FitResult,
@@ -79,14 +81,20 @@ def _flip_axes(flips, generator):
 # %% ../../nbs/learn/23_finetune.ipynb #d8a81e77
 class _Images:
     "Images of a cohort for a device other than the CPU: all are kept there if they fit, else a thread reads ahead."
-    def __init__(self, cohort, cases, device, room=None):
+    def __init__(self, cohort, cases, device, room=None, store=True):
         cases = {*cases, *(cohort.moving_for(case) for case in cases)} - {None}
         self.cohort, self.device, self.kept, self.coming = cohort, device, {}, {}
-        self.fit = 4 * math.prod(cohort.shape) * len(cases) <= (device_room(device) if room is None else room)
+        size = 4 * math.prod(cohort.shape) * len(cases)
+        self.fit = size <= (device_room(device) if room is None else room)
+        self.stored = bool(store and not self.fit and not cohort.keep and cohort.made_from and cohort.from_files)
+        if self.stored:
+            print(f'{cohort.name}: {len(cases)} images are too large for memory; as they are read, {size / 1e9:.1f} GB '
+                  f'are kept in {cache_folder() / "images"}, which can be deleted at any time', file=sys.stderr)
         self.reader = ThreadPoolExecutor(1, 'images')
 
     def _read(self, case):
         if self.cohort.keep: image = self.cohort.image(case)
+        elif self.stored: image = stored_image(self.cohort, case)
         else: image = torch.from_numpy(np.ascontiguousarray(self.cohort.read(case)[0]))[None]
         return image.pin_memory() if self.device.type == 'cuda' else image
 
@@ -101,7 +109,7 @@ class _Images:
         if case in self.kept: return self.kept[case]
         self.ahead([case])
         image = self.coming.pop(case).result()[None].to(self.device, non_blocking=True)
-        if self.fit: self.kept[case] = image
+        if self.fit or case == self.cohort.atlas: self.kept[case] = image
         return image
 
 # %% ../../nbs/learn/23_finetune.ipynb #4e7a10d1
@@ -110,6 +118,7 @@ def cohort_batches(cohort: Cohort,        # images
                    cases: Sequence[str],  # to train on; two or more unless each has its moving image
                    seed: int = 0,         # of the order of the cases
                    flips: Flips = 'each', # along which axes both images of a pair are flipped
+                   store: bool = True,    # where they do not fit a GPU, keep what was read in the cache folder
                   ) -> Callable[[int, torch.Generator], dict[str, torch.Tensor]]:
     "Pairs of a cohort, for `fit`: moving and fixed, (pairs, 1, X, Y, Z), on the device of the generator."
     if len(cases) < (1 if cohort.atlas or cohort.partners else 2):
@@ -132,7 +141,7 @@ def cohort_batches(cohort: Cohort,        # images
             chosen = [choose(number, generator) for number in numbers]
             pairs = [pair(*each, lambda case: cohort.image(case)[None]) for each in chosen]
         else:  # drawn on the CPU, so that the device is not waited for
-            if device not in stores: stores[device] = _Images(cohort, cases, device)
+            if device not in stores: stores[device] = _Images(cohort, cases, device, store=store)
             images, chosen = stores[device], [choose(number, step_generator(seed, number)) for number in numbers]
             pairs = [pair(*each, images.get) for each in chosen]
             further = numbers[0] - last[0] if last and numbers[0] > last[0] else len(numbers)

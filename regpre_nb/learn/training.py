@@ -11,12 +11,14 @@ __all__ = ['TrainSettings', 'polynomial_decay', 'make_optimiser', 'step_generato
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -55,7 +57,7 @@ _RULES = {
     'steps_per_epoch': whole(1), 'accumulate': whole(1), 'seed': whole(0), 'validate_every': whole(0),
     'checkpoint_every': whole(0), 'log_every': whole(1),
     'gradient_clip': ((lambda value: value is None or real(0, above=True)[0](value)), 'None or a number above 0'),
-    'batch': whole(1), 'checkpoint_seconds': real(0), **dict.fromkeys(('graph', 'tf32'), _SWITCH),
+    'batch': whole(1), 'checkpoint_seconds': real(0), **dict.fromkeys(('graph', 'tf32', 'deterministic'), _SWITCH),
 }
 
 # %% ../../nbs/learn/20_training.ipynb #2bd2a233
@@ -78,6 +80,7 @@ class TrainSettings:
     gradient_clip: float | None = None  # largest norm of the gradient
     channels_last: bool = False  # memory layout of convolutions that is faster on some GPUs
     batch: int = 1  # pairs, or whatever `make_batch` makes, that go through the model together
+    deterministic: bool = False  # only operations that give the same last digits each time, as far as there are such
     tf32: bool = False  # matrix products in TensorFloat-32 on CUDA: quicker, with 10 bits of mantissa instead of 23
     graph: bool = beside(False)  # on CUDA, replay forward and backward pass as one graph of operations
     checkpoint_seconds: float = beside(0.0)  # between checkpoints, in place of `checkpoint_every`; 0: steps are counted
@@ -521,6 +524,7 @@ def _own_random_state(device: torch.device):
         yield
 
 
+# %% ../../nbs/learn/20_training.ipynb #3efa143d
 @contextmanager
 def _own_arithmetic(settings: TrainSettings):
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark
@@ -531,6 +535,49 @@ def _own_arithmetic(settings: TrainSettings):
         yield
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark = before
+
+# %% ../../nbs/learn/20_training.ipynb #ee9e6a90
+_WORKSPACE = ':4096:8'  # of cuBLAS, with which products of matrices are deterministic
+_EXCEPTION = re.compile('(.+?) (does not have a deterministic|defaults to a non-deterministic)')  # PyTorch's words
+
+
+@contextmanager
+def _naming_exceptions(name: str):
+    named, show = set(), warnings.showwarning
+
+    def look(message, *where, **more):
+        found = _EXCEPTION.match(str(message))
+        if found is None:
+            show(message, *where, **more)
+        elif found[1] not in named:
+            named.add(found[1])
+            print(f'{name}: PyTorch has no deterministic form of {found[1]}; its last digits may be others when '
+                  'this run is repeated.', file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = look
+        warnings.filterwarnings('always', _EXCEPTION.pattern)
+        yield
+
+
+@contextmanager
+def _only_deterministic(name: str):
+    torch_now, cudnn = torch.utils.deterministic, torch.backends.cudnn
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    flags = cudnn.deterministic, cudnn.benchmark, torch_now.fill_uninitialized_memory
+    space = os.environ.get('CUBLAS_WORKSPACE_CONFIG')
+    os.environ['CUBLAS_WORKSPACE_CONFIG'] = space or _WORKSPACE
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    cudnn.deterministic, cudnn.benchmark = True, False
+    torch_now.fill_uninitialized_memory = False  # that only helps to find faults, and costs time
+    try:
+        with _naming_exceptions(name):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        cudnn.deterministic, cudnn.benchmark, torch_now.fill_uninitialized_memory = flags
+        if space is None:
+            del os.environ['CUBLAS_WORKSPACE_CONFIG']
 
 # %% ../../nbs/learn/20_training.ipynb #7d20c5b2
 _WARM_UP = 3  # plain steps of a process before it records one
@@ -716,6 +763,7 @@ def fit(
     try:
         _resume(run)
         with (_own_random_state(run.accelerator.device), _own_arithmetic(settings),
+              _only_deterministic(run.folder.name) if settings.deterministic else nullcontext(),
               _bar(run, progress, label) as bar):
             started = time.monotonic() - run.seconds
             run.model.train()
