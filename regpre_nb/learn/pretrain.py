@@ -157,7 +157,9 @@ def pretrain(encoder: nn.Module,          # any `Encoder`; trained in place
             ) -> FitResult:
     "Pretrain an encoder by registering random pairs; writes `encoder.safetensors` into the folder."
     described = {'encoder': describe_module(encoder, ENCODERS)} | (record or {})
-    network = PretrainingNetwork(encoder, resolution, sample=settings.sample, preset=settings.preset)
+    with torch.random.fork_rng():  # the first weights of the decoders are the seed's, whatever was drawn before
+        torch.manual_seed(training.seed)
+        network = PretrainingNetwork(encoder, resolution, sample=settings.sample, preset=settings.preset)
     result = fit(network, partial(pretraining_loss, settings=settings), make_batch or random_batches(settings),
                  training, folder, validate or random_validation(settings, training.seed), progress)
     load_weights(network, result.folder / 'best.safetensors')
