@@ -38,7 +38,7 @@ def texts_of(path: Path) -> list[str]:
 
 def parsed(texts: list[str]) -> list[ast.Module]:
     "The syntax trees of code, without IPython's magic lines and cells."
-    texts = [text for text in texts if not re.search(r'^%%', text, re.M)]
+    texts = [text for text in texts if not re.search(r'^%%(?!time)', text, re.M)]  # of another language, or a file
     return [ast.parse(re.sub(r'^[ \t]*[%!].*$', '', text, flags=re.M)) for text in texts]
 
 

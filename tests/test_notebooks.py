@@ -112,6 +112,9 @@ def named_modules(tree: ast.AST) -> set[str]:
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import): found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom) and node.level: found.add('regpre_nb.relative')  # nowhere allowed
+        if isinstance(node, ast.Attribute) and re.match(rf'regpre_nb\.({"|".join(ROOMS)})\.', ast.unparse(node)):
+            found.add(ast.unparse(node))
         if isinstance(node, ast.ImportFrom):
             found |= {node.module or '', *(f'{node.module}.{alias.name}' for alias in node.names)}
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -136,21 +139,17 @@ def place(path) -> tuple[int, int]:
 PLACES = {exported_module(path): place(path) for path in LIBRARY}
 
 
-def outside_its_init(path) -> list[ast.AST]:
-    "The code of a notebook without the cells that a room itself runs: it stands above its pages."
-    return parsed([text for text in texts_of(path) if not re.match(r'#\|\s*exporti? \w+\.__init__', text)])
-
-
 @pytest.mark.parametrize('path', LIBRARY, ids=name)
 def test_imports_go_down(path):
     "A library notebook exports one module, named after its room and file, and uses only pages before it."
     assert exported_module(path) == f'{path.parent.name}.{path.stem.split("_", 1)[1]}'
-    assert not upward(outside_its_init(path), path, PLACES)
+    assert not upward(parsed(texts_of(path)), path, PLACES)
 
 
 @pytest.mark.parametrize('planted', [
     'from regpre_nb.learn.training import fit', 'import regpre_nb.learn.training',
-    'from regpre_nb.learn import training',
+    'from regpre_nb.learn import training', 'from ..learn.training import fit', 'from .template import random_anatomy',
+    'import regpre_nb; regpre_nb.learn.training.fit',
     "import_module('regpre_nb.learn.training')", "METHOD = 'regpre_nb.learn.training:fit'",
     'from regpre_nb.data.template import random_anatomy', 'from regpre_nb import learn',
     "import_module('regpre_nb.learn')"])
