@@ -37,7 +37,7 @@ from regpre_nb.data.volumes import (
     refuse_label_map,
     to_ras,
 )
-from ..method.settings import InputError, open_room
+from ..method.settings import InputError, open_room, take_name
 
 # %% ../../nbs/data/12_cohorts.ipynb #4a6f14ac
 @dataclass(frozen=True, eq=False, repr=False)
@@ -298,6 +298,15 @@ def read_files(
     return grey, numbers
 
 # %% ../../nbs/data/12_cohorts.ipynb #b914112e
+def _check_present(cohort: Cohort, case: str, labels: torch.Tensor) -> None:
+    "Raise `InputError` unless labels are whole numbers that name structures of the cohort, where these are scored."
+    if labels.is_floating_point() or labels.min() < 0:
+        raise InputError(f'{case}: its label map holds fractions or numbers below 0; save it as whole numbers.')
+    if cohort.landmarks is None and not torch.isin(labels, torch.tensor([*cohort.structures]).to(labels.dtype)).any():
+        raise InputError(f'{case}: its label map holds none of the structures {[*cohort.structures]} of '
+                         f'{cohort.name}; correct it or leave the case out.')
+
+
 def check(
     cohort: Cohort,  # what to read
     cases: tuple[str, ...] | None = None,  # these only
@@ -306,6 +315,8 @@ def check(
     if not cohort.train or not cohort.test_pairs:
         raise InputError(f'{cohort.name}: the cohort has {len(cohort.train)} training cases and '
                          f'{len(cohort.test_pairs)} test pairs; it needs some of both, complete its files.')
+    if same := [moving for moving, fixed in (*cohort.test_pairs, *cohort.validation_pairs) if moving == fixed]:
+        raise InputError(f'{same[0]}: {cohort.name} pairs it with itself; leave the pair out.')
     seen: dict[int, str] = {}  # what an image holds -> its case
     for case in cohort.cases if cases is None else cases:
         image, labels = cohort.image(case), cohort.labels(case)
@@ -314,6 +325,9 @@ def check(
                              f'the cohort {cohort.name} needs (1, *{cohort.shape}) for both.')
         if not torch.isfinite(image).all() or image.min() < 0 or image.max() > 1:
             raise InputError(f'{case}: intensities leave [0, 1]; normalise the images of {cohort.name}.')
+        if image.min() == image.max():
+            raise InputError(f'{case}: all voxels have the same value; leave the case out of {cohort.name}.')
+        _check_present(cohort, case, labels)
         other = case if cohort.simulated else seen.setdefault(hash(image.numpy().tobytes()), case)
         if other != case:
             raise InputError(f'{other} and {case}: both hold the same image; leave one of them out of {cohort.name}.')
@@ -390,6 +404,7 @@ def cohort(
 ) -> Callable[[Callable], Callable]:  # a decorator for the function that loads the cohort, which stays as it is
     "Add a cohort."
     def add(load):
+        take_name(COHORTS, name, load)
         COHORTS[name] = CohortEntry(load, **options)
         return load
     return add
@@ -415,7 +430,15 @@ def load_cohort(
     folder: str | Path | None = None,  # where the data lie; None: the folder that REGPRE_DATA names
 ) -> Cohort:  # cases are read when they are asked for
     "Find a cohort by its name."
-    return (COHORTS.get(name) or cohort_entry(name)).load(folder)
+    try: cohort = (COHORTS.get(name) or cohort_entry(name)).load(folder)
+    except InputError: raise
+    except Exception as error:  # its function may be anybody's
+        raise InputError(f'{name}: this cohort cannot be loaded ({type(error).__name__}: {error}); correct the '
+                         'function that adds it.') from error
+    if not isinstance(cohort, Cohort) or cohort.name != name:
+        raise InputError(f'{name}: its function gives {getattr(cohort, "name", type(cohort).__name__)!r}, not a Cohort '
+                         'of this name; correct it.')
+    return cohort
 
 # %% ../../nbs/data/12_cohorts.ipynb #f1e0b006
 def check_data(

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .settings import InputError, Preset, check_values, checked, odd, one_of, real
+from .settings import InputError, Preset, check_values, checked, odd, one_of, real, take_name
 from .spatial import compiled, own_precision, warp
 
 Kernel = Literal['box', 'gauss']  # of a window: fine-tuning uses the box, pretraining the Gaussian
@@ -317,6 +317,7 @@ def similarity(
 ) -> Callable[[Callable], Callable]:
     "Put `@similarity(name)` above a function of (warped, fixed, loss, preset) to add it to `SIMILARITIES`."
     def add(function):
+        take_name(SIMILARITIES, name, function)
         SIMILARITIES[name] = Similarity(function, of)
         return function
     return add

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Preset', 'Rule', 'InputError', 'checked', 'whole', 'odd', 'real', 'one_of', 'of_type', 'check_values', 'regular_file',
-           'from_json', 'changed', 'beside', 'deciding', 'differing', 'load_additions', 'open_room']
+           'from_json', 'changed', 'beside', 'deciding', 'differing', 'take_name', 'load_additions', 'open_room']
 
 # %% ../../nbs/method/00_settings.ipynb #2e8493ae
 from collections.abc import Callable, Iterable
@@ -15,6 +15,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from inspect import Parameter, signature
 from math import inf
+from numbers import Real
 from pathlib import Path
 from pkgutil import iter_modules
 from types import NoneType, UnionType
@@ -179,6 +180,18 @@ def _default(field: Field) -> Any:
     return field.default if field.default_factory is MISSING else field.default_factory()
 
 
+def _told(value: Any, usual: Any) -> Any:
+    "A value as JSON can write it, the same for 1 and 1.0, lists and tuples; a record with its class, if unusual."
+    if is_dataclass(value):
+        other = {} if type(value) is type(usual) else {'class': f'{type(value).__module__}.{type(value).__qualname__}'}
+        return other | differing(value)
+    if value is None or isinstance(value, bool | str): return value
+    if isinstance(value, Real): return int(value) if float(value).is_integer() else float(value)
+    if isinstance(value, list | tuple): return [_told(part, None) for part in value]
+    if isinstance(value, dict): return {str(name): _told(part, None) for name, part in value.items()}
+    raise InputError(f'{value!r} cannot be told from other values by a text; use numbers, words, lists and records.')
+
+
 def beside(
     default: Any,  # of the field
 ) -> Any:
@@ -196,10 +209,28 @@ def deciding(
 def differing(
     record: Any,  # a dataclass
 ) -> dict:  # name of a field -> its value; of records within, what differs in them
-    "The deciding fields of a record that have no default or another value."
-    found = {field.name: getattr(record, field.name) for field in deciding(record)
-             if getattr(record, field.name) != _default(field)}
-    return {name: differing(value) if is_dataclass(value) else value for name, value in found.items()}
+    "The deciding fields of a record that have no default or another value, for JSON."
+    default = {field.name: _default(field) for field in deciding(record)}
+    told = {name: _told(getattr(record, name), usual) for name, usual in default.items()}
+    return {name: value for name, value in told.items()
+            if default[name] is MISSING or value != _told(default[name], default[name])}
+
+# %% ../../nbs/method/00_settings.ipynb #9a53331c
+_OWNERS: dict[tuple[int, str], str] = {}  # list and name -> what has the name
+
+
+def take_name(
+    names: dict,  # a list of things by name
+    name: str,  # in it
+    of: Callable | type,  # that is to have the name
+) -> None:
+    "Refuse a name that something else has."
+    if not (isinstance(name, str) and name and callable(of)):
+        raise InputError(f'{name!r}: a name in quotation marks is needed, above a function or class.')
+    owner = _OWNERS.setdefault((id(names), name), of.__qualname__)
+    if name in names and owner != of.__qualname__:
+        raise InputError(f'{name}: this name is taken by {owner}; choose another one for {of.__qualname__}.')
+    _OWNERS[id(names), name] = of.__qualname__
 
 # %% ../../nbs/method/00_settings.ipynb #905a872d
 @cache

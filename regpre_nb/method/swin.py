@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .settings import InputError, Preset, checked, from_json
+from .settings import InputError, Preset, checked, from_json, take_name
 
 # %% ../../nbs/method/03_swin.ipynb #4f5c68df
 @checked
@@ -121,6 +121,7 @@ def encoder(name: str,       # in files of weights
            ) -> Callable[[type], type]:
     "Put `@encoder(name, settings)` above a class to add it to `ENCODERS`."
     def add(build):
+        take_name(ENCODERS, name, build)
         ENCODERS[name] = Kind(settings, build)
         return build
     return add

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from .settings import take_name
 from .spatial import compose, integrate, interpolate, resize_displacement, resize_image, warp
 from regpre_nb.method.swin import (
     ENCODERS,
@@ -169,6 +170,7 @@ def network(name: str,       # in files of weights
            ) -> Callable[[type], type]:
     "Put `@network(name, settings)` above a class to add it to `NETWORKS`."
     def add(build):
+        take_name(NETWORKS, name, build)
         NETWORKS[name] = Kind(settings, build)
         return build
     return add

@@ -34,7 +34,7 @@ from ..learn.finetune import FinetuneSettings, cohort_batches, finetune, load_ne
 from ..learn.pretrain import PretrainSettings, loss_validation, pretrain, random_batches, random_validation
 from ..learn.scoring import evaluate
 from ..learn.training import TrainSettings, default_device, read_log, read_tensors, run_environment
-from ..method.settings import InputError, differing
+from ..method.settings import InputError, differing, load_additions
 from ..method.swin import SwinEncoder, TransMorphSettings
 from ..method.transmorph import TransMorph
 
@@ -57,8 +57,10 @@ class Run:
     def key(self) -> str:
         "The name and a hash of all that differs from the defaults."
         start = {'start': self.start.key} if self.start else {}
-        told = {'kind': type(self).__name__, 'schema': self.schema} | differing(self) | start
-        text = json.dumps(told, sort_keys=True, default=str)
+        own = '' if type(self).__module__ in (__name__, '__main__') else f'{type(self).__module__}.'  # another's kind
+        alone = replace(self, start=None)
+        told = {'kind': f'{own}{type(self).__name__}', 'schema': self.schema} | differing(alone) | start
+        text = json.dumps(told, sort_keys=True)
         return f'{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}'
 
     @property
@@ -528,6 +530,7 @@ def train(run: Run,                # what to train
 def _train_what_comes(runs, root, threads):
     "What a process does: train what it is sent, answer with '' or the reason why it failed."
     torch.set_num_threads(threads)
+    for room in ('regpre_nb.data', 'regpre_nb.paper'): load_additions(room)  # a process knows only what it has loaded
     while run := runs.recv():
         try: train(run, root, progress=False)
         except Exception as error: runs.send(f'{type(error).__name__}: {error}')

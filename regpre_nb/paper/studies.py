@@ -19,7 +19,7 @@ from ..compare.methods import METHODS, missing
 from ..compare.pairwise import PairwiseSettings
 from ..data.cohorts import COHORTS, Cohort, CohortEntry, load_cohort, subset
 from ..learn.pretrain import ABLATIONS, PRETRAIN
-from ..method.settings import InputError, changed, load_additions
+from ..method.settings import InputError, changed, load_additions, take_name
 from .jobs import Finetune, Initial, Pairwise, Pretrain, Run, Synth, on_data
 from .profiles import GPU_SEEDS, load_profile
 
@@ -187,6 +187,7 @@ def study(name: str,               # of a notebook in nbs/studies, without .ipyn
          ) -> Callable[[RowsOf], RowsOf]:
     "Add a function that lists rows to the studies."
     def add(rows):
+        take_name(STUDIES, name, rows)
         STUDIES[name] = Study(rows, labels, landmarks)
         return rows
     return add
@@ -310,6 +311,17 @@ def studies(data: str | Cohort,  # a cohort or its name
     return tuple(sorted(name for name, study in STUDIES.items() if (study.landmarks if landmarks else study.labels)))
 
 
+def _distinct(study, rows):
+    "The rows, unless two runs share a name, under which their scores are kept."
+    if strange := [row for row in rows if not isinstance(row, Row)]:
+        raise InputError(f'{study}: lists {strange[0]!r}, which is no Row; correct the function that lists its rows.')
+    keys: dict[str, str] = {}
+    for row in rows:
+        if keys.setdefault(row.run.name, row.run.key) != row.run.key:
+            raise InputError(f'{study}: two of its runs are named {row.run.name}; give each a name of its own.')
+    return rows
+
+
 def study_rows(study: str,     # a key of `STUDIES`
                profile: str,   # a key of `PROFILES`
                data: str | Cohort,  # a cohort or its name
@@ -322,7 +334,13 @@ def study_rows(study: str,     # a key of `STUDIES`
     cohort = _cohort(data)
     if study not in studies(cohort):
         raise InputError(f'{study} cannot use the cohort {cohort.name}; choose one of {", ".join(studies(cohort))}.')
-    return STUDIES[study].rows(profile, cohort, seed)
+    load_profile(profile, cohort)
+    try: rows = [*STUDIES[study].rows(profile, cohort, seed)]
+    except InputError: raise
+    except Exception as error:  # its function may be anybody's
+        raise InputError(f'{study}: its rows cannot be listed ({type(error).__name__}: {error}); correct the function '
+                         'that lists them.') from error
+    return _distinct(study, rows)
 
 
 def study_runs(study: str,     # a key of `STUDIES`
