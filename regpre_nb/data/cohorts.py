@@ -17,6 +17,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from regpre_nb.data.volumes import (
     refuse_label_map,
     to_ras,
 )
-from ..method.settings import InputError, open_room, take_name
+from ..method.settings import InputError, adding, open_room
 
 # %% ../../nbs/data/12_cohorts.ipynb #4a6f14ac
 @dataclass(frozen=True, eq=False, repr=False)
@@ -403,11 +404,7 @@ def cohort(
     **options: Any,  # fields of `CohortEntry` after `load`
 ) -> Callable[[Callable], Callable]:  # a decorator for the function that loads the cohort, which stays as it is
     "Add a cohort."
-    def add(load):
-        take_name(COHORTS, name, load)
-        COHORTS[name] = CohortEntry(load, **options)
-        return load
-    return add
+    return adding(COHORTS, name, partial(CohortEntry, **options))
 
 # %% ../../nbs/data/12_cohorts.ipynb #af320c59
 def cohort_names() -> tuple[str, ...]:

@@ -10,13 +10,14 @@ __all__ = ['Kernel', 'SIMILARITIES', 'local_ncc', 'local_ncc_map', 'diffusion', 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .settings import InputError, Preset, check_values, checked, odd, one_of, real, take_name
+from .settings import InputError, Preset, adding, check_values, checked, odd, one_of, real
 from .spatial import compiled, own_precision, warp
 
 Kernel = Literal['box', 'gauss']  # of a window: fine-tuning uses the box, pretraining the Gaussian
@@ -316,11 +317,7 @@ def similarity(
     of: Literal['images', 'labels'] = 'images',  # what it compares, (B, 1, X, Y, Z) or one-hot (B, N, X, Y, Z)
 ) -> Callable[[Callable], Callable]:
     "Put `@similarity(name)` above a function of (warped, fixed, loss, preset) to add it to `SIMILARITIES`."
-    def add(function):
-        take_name(SIMILARITIES, name, function)
-        SIMILARITIES[name] = Similarity(function, of)
-        return function
-    return add
+    return adding(SIMILARITIES, name, partial(Similarity, of=of))
 
 
 @similarity('ncc')

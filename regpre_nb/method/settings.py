@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Preset', 'Rule', 'InputError', 'checked', 'whole', 'odd', 'real', 'one_of', 'of_type', 'check_values', 'regular_file',
-           'from_json', 'changed', 'beside', 'deciding', 'differing', 'take_name', 'load_additions', 'open_room']
+           'from_json', 'changed', 'beside', 'deciding', 'differing', 'adding', 'load_additions', 'open_room']
 
 # %% ../../nbs/method/00_settings.ipynb #2e8493ae
 from collections.abc import Callable, Iterable
@@ -219,18 +219,22 @@ def differing(
 _OWNERS: dict[tuple[int, str], str] = {}  # list and name -> what has the name
 
 
-def take_name(
-    names: dict,  # a list of things by name
+def adding(
+    names: dict[str, Any],  # a list of things by name
     name: str,  # in it
-    of: Callable | type,  # that is to have the name
-) -> None:
-    "Refuse a name that something else has."
-    if not (isinstance(name, str) and name and callable(of)):
-        raise InputError(f'{name!r}: a name in quotation marks is needed, above a function or class.')
-    owner = _OWNERS.setdefault((id(names), name), of.__qualname__)
-    if name in names and owner != of.__qualname__:
-        raise InputError(f'{name}: this name is taken by {owner}; choose another one for {of.__qualname__}.')
-    _OWNERS[id(names), name] = of.__qualname__
+    entry: Callable[[Any], Any],  # function or class -> what the list keeps of it
+) -> Callable:  # a decorator for the function or class, which stays as it is
+    "Add what stands below to a list by name; a name that something else has is refused."
+    def add(of):
+        if not (isinstance(name, str) and name and callable(of)):
+            raise InputError(f'{name!r}: a name in quotation marks is needed, above a function or class.')
+        owner = _OWNERS.get((id(names), name), of.__qualname__)
+        if name in names and owner != of.__qualname__:
+            raise InputError(f'{name}: this name is taken by {owner}; choose another one for {of.__qualname__}.')
+        _OWNERS[id(names), name] = of.__qualname__
+        names[name] = entry(of)
+        return of
+    return add
 
 # %% ../../nbs/method/00_settings.ipynb #905a872d
 @cache

@@ -10,7 +10,7 @@ __all__ = ['SETTINGS', 'ENCODERS', 'TransMorphSettings', 'settings_named', 'Enco
 # %% ../../nbs/method/03_swin.ipynb #d9d8a6ac
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from numbers import Integral
 from typing import NamedTuple, Protocol
 
@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .settings import InputError, Preset, checked, from_json, take_name
+from .settings import InputError, Preset, adding, checked, from_json
 
 # %% ../../nbs/method/03_swin.ipynb #4f5c68df
 @checked
@@ -120,11 +120,7 @@ def encoder(name: str,       # in files of weights
             settings: type,  # a dataclass
            ) -> Callable[[type], type]:
     "Put `@encoder(name, settings)` above a class to add it to `ENCODERS`."
-    def add(build):
-        take_name(ENCODERS, name, build)
-        ENCODERS[name] = Kind(settings, build)
-        return build
-    return add
+    return adding(ENCODERS, name, partial(Kind, settings))
 
 # %% ../../nbs/method/03_swin.ipynb #ed26ed4b
 def describe_module(module: nn.Module,       # an encoder or a network

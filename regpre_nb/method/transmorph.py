@@ -9,6 +9,7 @@ __all__ = ['NETWORKS', 'same_conv3d', 'SameConv3d', 'working_pair', 'to_image_gr
 # %% ../../nbs/method/04_transmorph.ipynb #119f8cd1
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from inspect import signature
 from itertools import pairwise
 
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from .settings import take_name
+from .settings import adding
 from .spatial import compose, integrate, interpolate, resize_displacement, resize_image, warp
 from regpre_nb.method.swin import (
     ENCODERS,
@@ -169,11 +170,7 @@ def network(name: str,       # in files of weights
             settings: type,  # a dataclass
            ) -> Callable[[type], type]:
     "Put `@network(name, settings)` above a class to add it to `NETWORKS`."
-    def add(build):
-        take_name(NETWORKS, name, build)
-        NETWORKS[name] = Kind(settings, build)
-        return build
-    return add
+    return adding(NETWORKS, name, partial(Kind, settings))
 
 # %% ../../nbs/method/04_transmorph.ipynb #6347f712
 @network('transmorph', TransMorphSettings)

@@ -11,6 +11,7 @@ __all__ = ['RELEASED', 'VARIANTS', 'IN_DOMAIN', 'RowsOf', 'STUDIES', 'pretrainin
 # %% ../../nbs/paper/42_studies.ipynb #52919209
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 
 import pandas as pd
@@ -19,7 +20,7 @@ from ..compare.methods import METHODS, missing
 from ..compare.pairwise import PairwiseSettings
 from ..data.cohorts import COHORTS, Cohort, CohortEntry, load_cohort, subset
 from ..learn.pretrain import ABLATIONS, PRETRAIN
-from ..method.settings import InputError, changed, load_additions, take_name
+from ..method.settings import InputError, adding, changed, load_additions
 from .jobs import Finetune, Initial, Pairwise, Pretrain, Run, Synth, on_data
 from .profiles import GPU_SEEDS, load_profile
 
@@ -186,11 +187,7 @@ def study(name: str,               # of a notebook in nbs/studies, without .ipyn
           landmarks: bool = False, # whether it is for cohorts with landmarks
          ) -> Callable[[RowsOf], RowsOf]:
     "Add a function that lists rows to the studies."
-    def add(rows):
-        take_name(STUDIES, name, rows)
-        STUDIES[name] = Study(rows, labels, landmarks)
-        return rows
-    return add
+    return adding(STUDIES, name, partial(Study, labels=labels, landmarks=landmarks))
 
 # %% ../../nbs/paper/42_studies.ipynb #0941572c
 @study('1_random_images')
