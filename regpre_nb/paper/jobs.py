@@ -497,7 +497,7 @@ def _wanting(run, folder, root, progress, rank, checked):
         if not rank: _set_aside(folder, reason)
         while rank and _outgrown(run, root): time.sleep(0.1)
     elif done:
-        reason = '' if rank else outdated(run, load_cohort(run.data), root)
+        reason = '' if rank else _rescore(run, load_cohort(run.data), root)
         if not reason: return False
         print(f'{folder.name}: {reason}; it is scored again.', file=sys.stderr)
     return True
@@ -621,7 +621,8 @@ def rehearse(runs: list[Run],   # in an order in which they can be done
     "Rehearse every run; those that do the same share a rehearsal. Their cases are chosen for each."
     known, cohorts = {}, {}
     for run in runs:
-        cohort = cohorts.setdefault(run.data, load_cohort(run.data))
+        if run.data not in cohorts: cohorts[run.data] = load_cohort(run.data)
+        cohort = cohorts[run.data]
         if run.wants_images and not run.learns_from(cohort)[1]:
             raise InputError(f'{run.key}: is left with no image to learn from; use a larger fraction.')
         if found := known.get(same_step(run)):
