@@ -144,7 +144,7 @@ def loss_validation(make_batch: Callable,        # (number, generator) -> batch 
         return {'score': -float(np.mean(losses)), 'loss': float(np.mean(losses))}
     return validate
 
-
+# %% ../../nbs/learn/22_pretrain.ipynb #eddf412b
 def pretrain(encoder: nn.Module,          # any `Encoder`; trained in place
              settings: PretrainSettings,  # the proxy task
              training: TrainSettings,     # the optimisation

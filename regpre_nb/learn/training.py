@@ -360,7 +360,7 @@ class _Run:
     def due(self, every: int) -> bool:
         return self.step == self.settings.steps or (every > 0 and self.step % every == 0)
 
-
+# %% ../../nbs/learn/20_training.ipynb #7051ec94
 def _prepare(model: nn.Module, settings: TrainSettings, folder: Path) -> _Run:
     accelerator = _accelerator(settings)
     if settings.channels_last:
@@ -417,7 +417,7 @@ def _check_settings(run: _Run, record: dict, path: Path) -> None:
         raise InputError(f'{path} was trained with other settings ({", ".join(others)}): '
                          'choose another folder, or delete the file to start again.')
 
-
+# %% ../../nbs/learn/20_training.ipynb #1216a5b8
 def _load_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], path: Path) -> None:
     state: dict[int, dict] = {}
     shapes = [parameter.shape for group in optimiser.param_groups for parameter in group['params']]
@@ -645,7 +645,7 @@ def _graph_step(run: _Run, replay: Callable) -> dict[str, torch.Tensor]:
     run.bare_optimiser.step()
     return values
 
-
+# %% ../../nbs/learn/20_training.ipynb #8bc8bce5
 def _check_replay(run: _Run, replay: Callable, loss_function: Callable, make_batch: Callable) -> None:
     _begin_step(run)
     replayed = replay()['loss'].item()

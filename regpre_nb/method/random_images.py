@@ -306,7 +306,7 @@ def random_pair_batch(shape: tuple,               # (X, Y, Z), 16 or more along 
     moved = warp(torch.cat([labels, labels]).float(), displacement, 'nearest').to(labels.dtype).chunk(2)
     return dict(zip(('moving', 'fixed', 'moving_labels', 'fixed_labels'), (*warped, *moved)))
 
-
+# %% ../../nbs/method/02_random_images.ipynb #b6f735aa
 def _shapes_together(shape, generator, pairs, n_labels, cell):
     "`random_shapes` of several pairs, (pairs, 1, X, Y, Z)."
     noise = evaluate_perlin(*perlin_lattice(shape, generator, pairs * n_labels, cell))

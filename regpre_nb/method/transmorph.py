@@ -96,7 +96,7 @@ class _InstanceNorm(nn.InstanceNorm3d):
         if features.device.type == 'cpu': return super().forward(features)
         return _Standardised.apply(features, self.eps)
 
-
+# %% ../../nbs/method/04_transmorph.ipynb #045b048e
 def _unit(inputs, outputs, norm=_InstanceNorm):
     "Convolution, norm, leaky ReLU."
     return nn.Sequential(SameConv3d(inputs, outputs, bias=False), norm(outputs), nn.LeakyReLU(0.01))
