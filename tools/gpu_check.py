@@ -370,7 +370,8 @@ def sharing(wanted: bool) -> Iterator[None]:
         quiet = {'stdout': subprocess.DEVNULL, 'stderr': subprocess.DEVNULL}  # the daemon would keep a pipe open
         begun = subprocess.run(['nvidia-cuda-mps-control', '-d'], **quiet)
         say('mps', f'started, exit code {begun.returncode}')
-        probe = 'import torch; torch.ones(2, device=torch.accelerator.current_accelerator()).sum().item()'
+        probe = ('import torch, sys; from regpre_nb.learn.training import default_device; device = default_device(); '
+                 'torch.ones(2, device=device).sum().item(); sys.exit(device.type == "cpu")')
         try:
             told = subprocess.run([sys.executable, '-c', probe], capture_output=True, text=True, timeout=60)
             works = told.returncode == 0
