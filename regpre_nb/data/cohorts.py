@@ -59,6 +59,7 @@ class Cohort:
     keep: bool = True  # keep every case in memory once read; else the atlas and the last two
     label_set: str = 'all its labels'  # which structures count; printed with every score
     groups: dict[str, list[str]] | None = None  # group -> structures that are averaged first in tables
+    groups_between: bool = True  # whether groups count in pairs without the atlas, too
     partners: dict[str, str] | None = None  # fixed case -> its moving case, where a pair is two images of one patient
     spacings: dict[str, tuple[float, float, float]] | None = None  # case -> mm, where `spacing` does not hold for all
     landmarks: Callable[[str, str], tuple[torch.Tensor, torch.Tensor]] | None = None  # moving, fixed -> points of both
