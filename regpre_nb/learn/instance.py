@@ -12,7 +12,14 @@ import torch
 
 from ..method.losses import Loss
 from ..method.settings import InputError, check_values, of_type, real, whole
-from ..method.spatial import along_axis, compose, integrate, resize_displacement, resize_image
+from regpre_nb.method.spatial import (
+    compose,
+    gaussian_weights,
+    integrate,
+    resize_displacement,
+    resize_image,
+    smooth_field,
+)
 
 # %% ../../nbs/learn/24_instance.ipynb #5e0f1a14
 def _are_scales(value) -> bool:
@@ -37,26 +44,6 @@ class InstanceSettings:
             'spacing': whole(1), 'learning_rate': real(0, above=True), 'loss': of_type(Loss),
             'smoothing': real(0), 'squarings': whole(0)})
 
-# %% ../../nbs/learn/24_instance.ipynb #5e0f1a11
-def _gaussians(shape: tuple[int, ...],   # points of a grid
-               deviation: float,         # standard deviation, points; above 0
-               like: torch.Tensor,       # device and dtype
-              ) -> list[torch.Tensor]:   # (n, n) for each axis; rows sum to 1
-    "Weights of a Gaussian along each axis; at the border those inside the grid share the rest."
-    points = [torch.arange(n, dtype=like.dtype, device=like.device) for n in shape]
-    away = [(at[:, None] - at) / deviation for at in points]
-    weights = [torch.where(distance.abs() <= 4, (-0.5 * distance.square()).exp(), 0) for distance in away]
-    return [weight / weight.sum(1, keepdim=True) for weight in weights]
-
-
-def _smooth(field: torch.Tensor,             # (1, 3, x, y, z)
-            gaussians: list[torch.Tensor],   # see `_gaussians`; none: the field stays as it is
-           ) -> torch.Tensor:                # (1, 3, x, y, z)
-    "Smooth a field along its axes."
-    if not gaussians: return field
-    for axis, weights in enumerate(gaussians, start=2): field = along_axis(weights, field, axis)
-    return field
-
 # %% ../../nbs/learn/24_instance.ipynb #51731526
 def _total(velocity: torch.Tensor, start: torch.Tensor, squarings: int) -> torch.Tensor:
     "The displacement of the start after the exponential of the velocity."
@@ -71,13 +58,13 @@ def _lower_loss(velocity: torch.Tensor,  # (1, 3, x, y, z), voxels of its grid
              settings: InstanceSettings,
             ) -> torch.Tensor:        # (1, 3, x, y, z), the velocity with the lowest loss
     "Lower the loss by Adam over a field that is smoothed to give the velocity."
-    gaussians = _gaussians(velocity.shape[2:], settings.smoothing, velocity) if settings.smoothing else []
-    begun = velocity if gaussians else torch.zeros_like(velocity)  # unsmoothed, the field is the velocity itself
+    weights = gaussian_weights(velocity.shape[2:], settings.smoothing, velocity)
+    begun = velocity if weights else torch.zeros_like(velocity)  # unsmoothed, the field is the velocity itself
     field = (velocity - begun).requires_grad_()
     optimiser = torch.optim.Adam([field], lr=settings.learning_rate)
     best, lowest = velocity.clone(), torch.full((), torch.inf, device=moving.device)
     for step in range(settings.steps + 1):
-        velocity = begun + _smooth(field, gaussians)
+        velocity = begun + smooth_field(field, weights)
         displacement = _total(velocity, start, settings.squarings)
         loss, _ = settings.loss({'moving': moving, 'fixed': fixed}, displacement)
         better = loss.detach() < lowest

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['KERNELS', 'identity_grid', 'offer_kernel', 'compiled', 'warp', 'read_at', 'compose', 'integrate', 'full_precision',
-           'own_precision', 'along_axis', 'interpolate', 'resize_image', 'resize_displacement', 'jacobian_determinant']
+           'own_precision', 'along_axis', 'interpolate', 'resize_image', 'resize_displacement', 'gaussian_weights',
+           'smooth_field', 'jacobian_determinant']
 
 # %% ../../nbs/method/01_spatial.ipynb #7c5e1c13
 import os
@@ -266,6 +267,27 @@ def resize_displacement(displacement: torch.Tensor, # (B, 3, X, Y, Z), voxels of
     _check_new_size(size, 'resize_displacement')
     scaled = [component * (m / n) for component, m, n in zip(displacement.unbind(1), size, shape)]
     return interpolate(torch.stack(scaled, dim=1), size)
+
+# %% ../../nbs/method/01_spatial.ipynb #ad07d5ec
+def gaussian_weights(shape: tuple[int, ...],   # points of a grid
+                     deviation: float,         # standard deviation, points; 0 gives no weights
+                     like: torch.Tensor,       # device and dtype
+                    ) -> list[torch.Tensor]:   # (n, n) for each axis; rows sum to 1
+    "Weights of a Gaussian along each axis; at the border those inside the grid share the rest."
+    if not deviation: return []
+    points = [torch.arange(n, dtype=like.dtype, device=like.device) for n in shape]
+    away = [(at[:, None] - at) / deviation for at in points]
+    weights = [torch.where(distance.abs() <= 4, (-0.5 * distance.square()).exp(), 0) for distance in away]
+    return [weight / weight.sum(1, keepdim=True) for weight in weights]
+
+
+def smooth_field(field: torch.Tensor,         # (B, C, X, Y, Z)
+                 weights: list[torch.Tensor], # from `gaussian_weights`; none: the field stays as it is
+                ) -> torch.Tensor:            # (B, C, X, Y, Z)
+    "Smooth a field along its axes."
+    with _without_autocast(field):
+        for axis, matrix in enumerate(weights, start=2): field = along_axis(matrix, field, axis)
+        return field
 
 # %% ../../nbs/method/01_spatial.ipynb #c153efd1
 def jacobian_determinant(displacement: torch.Tensor, # (B, 3, X, Y, Z), voxels

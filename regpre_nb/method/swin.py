@@ -36,6 +36,7 @@ class TransMorphSettings:
     resolution: float = 0.5                       # working grid relative to the image; 1 for small crops
     velocity_stride: int = 1                      # voxels of the working grid per voxel of the velocity
     squarings: int = 7                            # of scaling and squaring
+    smoothing: float = 0.0                        # of the velocity: standard deviation, points of its grid; 0: none
     recompute: bool = False                       # trade time for memory: recompute each step in the backward pass
     preset: Preset = 'paper'                      # 'released' follows the authors' code
 
@@ -43,6 +44,8 @@ class TransMorphSettings:
         for name in ('channels', 'patch', 'time_steps', 'velocity_stride'):
             if getattr(self, name) < 1:
                 raise ValueError(f'TransMorphSettings: {name} is {getattr(self, name)}, it must be 1 or more')
+        if not 0 <= self.smoothing < float('inf'):
+            raise ValueError(f'TransMorphSettings: smoothing is {self.smoothing}, it must be 0 or more')
         if not 0 < len(self.depths) == len(self.heads):
             raise ValueError(f'TransMorphSettings: depths {self.depths} and heads {self.heads} must name the same '
                              'stages')

@@ -19,7 +19,16 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from .settings import adding
-from .spatial import compose, integrate, interpolate, resize_displacement, resize_image, warp
+from regpre_nb.method.spatial import (
+    compose,
+    gaussian_weights,
+    integrate,
+    interpolate,
+    resize_displacement,
+    resize_image,
+    smooth_field,
+    warp,
+)
 from regpre_nb.method.swin import (
     ENCODERS,
     SETTINGS,
@@ -214,7 +223,9 @@ class TransMorph(nn.Module):
                ) -> torch.Tensor:             # (B, 3, X, Y, Z), voxels
         settings = self.settings
         pair = working_pair(moving, fixed, settings.resolution, settings.velocity_stride)
-        displacement = integrate(self.velocity(pair), settings.squarings, settings.preset)
+        velocity = self.velocity(pair)
+        velocity = smooth_field(velocity, gaussian_weights(velocity.shape[2:], settings.smoothing, velocity))
+        displacement = integrate(velocity, settings.squarings, settings.preset)
         return to_image_grid(displacement, pair.shape[2:], settings.resolution, moving.shape[2:])
 
 # %% ../../nbs/method/04_transmorph.ipynb #5d1f8b88
