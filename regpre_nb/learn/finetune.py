@@ -11,7 +11,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -35,8 +35,9 @@ from regpre_nb.learn.training import (
     save_weights,
     step_generator,
 )
-from ..method.losses import Loss
-from ..method.settings import InputError, Preset, check_values, checked, of_type
+from ..method.losses import Loss, one_hot, soft_dice
+from ..method.settings import InputError, Preset, check_values, checked, of_type, real, whole
+from ..method.spatial import warp
 from ..method.swin import ENCODERS, describe_module, full_description
 from ..method.transmorph import LoadReport, TransMorph, build_network, describe_network, load_state
 
@@ -73,30 +74,45 @@ def _draw(n, generator):
     return int(torch.randint(n, (1,), generator=generator, device=generator.device))
 
 
+def _draw_structures(cohort, count, generator):
+    "Labels of so many structures of a cohort, or of all of them."
+    known = [*cohort.structures]
+    if count >= len(known) or not count: return known[:count]
+    return [known[i] for i in torch.randperm(len(known), generator=generator, device=generator.device)[:count].tolist()]
+
+
+def _renumbered(labels, structures):
+    "A label map in which the structures have the numbers from 1 on, and everything else is 0."
+    numbers = torch.zeros(max(structures) + 2, dtype=torch.uint8)  # the last one stands for all that are higher
+    numbers[structures] = torch.arange(1, len(structures) + 1, dtype=torch.uint8)
+    return numbers.to(labels.device)[labels.long().clamp_max_(len(numbers) - 1)]
+
+
 def _flip_axes(flips, generator):
     "Axes of a (1, 1, X, Y, Z) image to flip along; see `cohort_batches`."
     if flips == 'one': return [2 + _draw(3, generator)]
     return [axis for axis in (2, 3, 4) if flips == 'each' and _draw(2, generator)]
 
 # %% ../../nbs/learn/23_finetune.ipynb #d8a81e77
-class _Images:
-    "Images of a cohort for a device other than the CPU: all are kept there if they fit, else a thread reads ahead."
-    def __init__(self, cohort, cases, device, room=None, store=True):
+class _Volumes:
+    "Images or label maps for a device other than the CPU: all are kept there if they fit, else a thread reads ahead."
+    def __init__(self, cohort, cases, device, room=None, store=True, what='image'):
         cases = {*cases, *(cohort.moving_for(case) for case in cases)} - {None}
-        self.cohort, self.device, self.kept, self.coming = cohort, device, {}, {}
+        self.cohort, self.device, self.what, self.kept, self.coming = cohort, device, what, {}, {}
         size = 4 * math.prod(cohort.shape) * len(cases)
         self.fit = size <= (device_room(device) if room is None else room)
-        self.stored = bool(store and not self.fit and not cohort.keep and cohort.made_from and cohort.from_files)
+        images = what == 'image' and cohort.made_from and cohort.from_files
+        self.stored = bool(store and images and not self.fit and not cohort.keep)
         if self.stored:
             print(f'{cohort.name}: {len(cases)} images are too large for memory; as they are read, {size / 1e9:.1f} GB '
                   f'are kept in {cache_folder() / "images"}, which can be deleted at any time', file=sys.stderr)
-        self.reader = ThreadPoolExecutor(1, 'images')
+        self.reader = ThreadPoolExecutor(1, what)
 
     def _read(self, case):
-        if self.cohort.keep: image = self.cohort.image(case)
-        elif self.stored: image = stored_image(self.cohort, case)
-        else: image = torch.from_numpy(np.ascontiguousarray(self.cohort.read(case)[0]))[None]
-        return image.pin_memory() if self.device.type == 'cuda' else image
+        if self.cohort.keep: volume = getattr(self.cohort, self.what)(case)
+        elif self.stored: volume = stored_image(self.cohort, case)
+        else: volume = torch.from_numpy(np.ascontiguousarray(self.cohort.read(case)[self.what == 'labels']))[None]
+        return volume.pin_memory() if self.device.type == 'cuda' else volume
 
     def ahead(self, cases):
         "Begin to read cases that are needed soon."
@@ -105,12 +121,12 @@ class _Images:
                 self.coming[case] = self.reader.submit(self._read, case)
 
     def get(self, case):
-        "The image of a case, (1, 1, X, Y, Z), on the device."
+        "The volume of a case, (1, 1, X, Y, Z), on the device."
         if case in self.kept: return self.kept[case]
         self.ahead([case])
-        image = self.coming.pop(case).result()[None].to(self.device, non_blocking=True)
-        if self.fit or case == self.cohort.atlas: self.kept[case] = image
-        return image
+        volume = self.coming.pop(case).result()[None].to(self.device, non_blocking=True)
+        if self.fit or case == self.cohort.atlas: self.kept[case] = volume
+        return volume
 
 # %% ../../nbs/learn/23_finetune.ipynb #4e7a10d1
 @checked
@@ -119,34 +135,39 @@ def cohort_batches(cohort: Cohort,        # images
                    seed: int = 0,         # of the order of the cases
                    flips: Flips = 'each', # along which axes both images of a pair are flipped
                    store: bool = True,    # where they do not fit a GPU, keep what was read in the cache folder
+                   labels: int = 0,       # structures, chosen by chance, whose labels a pair has, too
                   ) -> Callable[[int, torch.Generator], dict[str, torch.Tensor]]:
     "Pairs of a cohort, for `fit`: moving and fixed, (pairs, 1, X, Y, Z), on the device of the generator."
     if len(cases) < (1 if cohort.atlas or cohort.partners else 2):
         raise InputError(f'{cohort.name}: {len(cases)} training cases are too few for pairs; use a larger fraction.')
-    stores, last = {}, []
+    stores, last, wanted = {}, [], ['image', *['labels'] * bool(labels)]
 
     def choose(number, generator):
         epoch, place = divmod(number, len(cases))
         fixed = int(np.random.default_rng([seed, epoch]).permutation(len(cases))[place])
         moving = cohort.moving_for(cases[fixed]) or cases[(fixed + 1 + _draw(len(cases) - 1, generator)) % len(cases)]
-        return moving, cases[fixed], _flip_axes(flips, generator)
+        return moving, cases[fixed], _flip_axes(flips, generator), _draw_structures(cohort, labels, generator)
 
-    def pair(moving, fixed, axes, image):
-        return {role: image(case).flip(axes) if axes else image(case)
-                for role, case in (('moving', moving), ('fixed', fixed))}
+    def pair(chosen, volume):
+        moving, fixed, axes, structures = chosen
+        made = {role: volume('image', case) for role, case in (('moving', moving), ('fixed', fixed))}
+        if labels: made |= {f'{role}_labels': _renumbered(volume('labels', case), structures)
+                            for role, case in (('moving', moving), ('fixed', fixed))}
+        return {role: each.flip(axes) if axes else each for role, each in made.items()}
 
     def together(numbers, generator):
         device = generator.device
         if device.type == 'cpu':
-            chosen = [choose(number, generator) for number in numbers]
-            pairs = [pair(*each, lambda case: cohort.image(case)[None]) for each in chosen]
+            pairs = [pair(choose(number, generator), lambda what, case: getattr(cohort, what)(case)[None])
+                     for number in numbers]
         else:  # drawn on the CPU, so that the device is not waited for
-            if device not in stores: stores[device] = _Images(cohort, cases, device, store=store)
-            images, chosen = stores[device], [choose(number, step_generator(seed, number)) for number in numbers]
-            pairs = [pair(*each, images.get) for each in chosen]
+            if device not in stores:
+                stores[device] = {what: _Volumes(cohort, cases, device, store=store, what=what) for what in wanted}
+            here, chosen = stores[device], [choose(number, step_generator(seed, number)) for number in numbers]
+            pairs = [pair(each, lambda what, case: here[what].get(case)) for each in chosen]
             further = numbers[0] - last[0] if last and numbers[0] > last[0] else len(numbers)
             following = [choose(number + further, step_generator(seed, number + further)) for number in numbers]
-            images.ahead(case for each in following for case in each[:2])
+            for volumes in here.values(): volumes.ahead(case for each in following for case in each[:2])
             last[:] = numbers[:1]
         if len(pairs) == 1: return pairs[0]
         return {role: torch.cat([each[role] for each in pairs]) for role in pairs[0]}
@@ -163,9 +184,16 @@ class FinetuneSettings:
     loss: Loss = Loss()            # similarity and lambda
     flips: Flips = 'each'          # see `cohort_batches`
     preset: Preset = 'paper'       # of sampler and correlation
+    label_weight: float = 0.0      # of the soft Dice of training labels, which the paper does without
+    label_count: int = 8           # structures that a pair shows of them, chosen by chance
 
     def __post_init__(self):
-        check_values(self, {'loss': of_type(Loss)})
+        check_values(self, {'loss': of_type(Loss), 'label_weight': real(0), 'label_count': whole(1)})
+
+    @property
+    def labels(self) -> int:
+        "How many structures the loss needs of a pair."
+        return self.label_count if self.label_weight else 0
 
 
 FINETUNE_TRAINING = {  # 250 epochs of 403 pairs
@@ -177,12 +205,17 @@ FINETUNE_TRAINING = {  # 250 epochs of 403 pairs
 
 # %% ../../nbs/learn/23_finetune.ipynb #d86db700
 def registration_loss(network: nn.Module,              # moving, fixed -> displacement
-                      batch: dict[str, torch.Tensor],  # moving, fixed
+                      batch: dict[str, torch.Tensor],  # moving, fixed; their labels, where these have a weight
                       settings: FinetuneSettings,      # loss and preset
                      ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:  # loss, its parts for the log
     "The loss of what the network says about a pair."
     displacement = network(batch['moving'], batch['fixed'])
     loss, parts = settings.loss(batch, displacement, settings.preset)
+    if settings.label_weight:
+        moving, fixed = (one_hot(batch[f'{role}_labels'], settings.labels + 1, known=True)[:, 1:]
+                         for role in ('moving', 'fixed'))
+        parts['labels'] = soft_dice(warp(moving, displacement, preset=settings.preset), fixed)
+        loss = loss + settings.label_weight * parts['labels']
     return loss, {name: part.detach() for name, part in parts.items()}
 
 # %% ../../nbs/learn/23_finetune.ipynb #f5033024
@@ -201,7 +234,8 @@ def finetune(network: TransMorph,         # trained in place; ends with the best
     described = dict(network=describe_network(network), finetuning=asdict(settings), training=asdict(training),
                      cohort=cohort.name)
     if encoder is not None: transfer_encoder(network, encoder)
-    batches = batches or cohort_batches(cohort, cases, training.seed, settings.flips)
+    settings = replace(settings, label_count=min(settings.label_count, len(cohort.structures) or 1))
+    batches = batches or cohort_batches(cohort, cases, training.seed, settings.flips, labels=settings.labels)
     validate = validate or cohort_validation(cohort, settings.preset)
     result = fit(network, partial(registration_loss, settings=settings), batches, training, folder, validate, progress)
     if cohort.validates_on_test: save_weights(network, result.folder / 'final.safetensors', **described)
