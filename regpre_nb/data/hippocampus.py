@@ -122,7 +122,7 @@ def _hippocampus_splits(root: Path, found: tuple[str, ...]) -> tuple[tuple[str, 
     if absent := sorted(named - set(found)):
         raise InputError(f'{root}: lacks {len(absent)} of the {len(named)} cases in its splits, '
                          f'the first is {absent[0]}.nii.gz; copy the folder again.')
-    if len(train) < 2 or not pairs:
+    if len(train) < 4 or not pairs:
         raise InputError(f'{root}: holds {len(found)} cases, too few to train and test; run `regpre data hippocampus`.')
     return train, pairs
 
@@ -138,13 +138,14 @@ def hippocampus_cohort(
 ) -> Cohort:  # subject to subject
     "Real MR crops of the hippocampus of different people (Medical Segmentation Decathlon, task 4)."
     root, images, labels = _hippocampus_folders(data_folder(folder))
-    train, test_pairs = _hippocampus_splits(root, _hippocampus_cases(root, images, labels))
-    validation_pairs = seeded_pairs(train, 20, seed=1)
+    learning, test_pairs = _hippocampus_splits(root, _hippocampus_cases(root, images, labels))
+    validation = learning[9::10] if len(learning) >= 20 else learning[-2:]
+    validation_pairs = seeded_pairs(validation, 20, seed=1)
     structures, shape = {1: 'anterior', 2: 'posterior'}, (48, 64, 48)
     return Cohort(
         name='hippocampus', description='real MR crops of the hippocampus, different people (MSD Task 4)',
-        simulated=False, shape=shape, spacing=(1., 1., 1.), structures=structures, atlas=None, train=train,
-        validation=tuple(dict.fromkeys(case for pair in validation_pairs for case in pair)),
+        simulated=False, shape=shape, spacing=(1., 1., 1.), structures=structures, atlas=None,
+        train=tuple(case for case in learning if case not in validation), validation=validation,
         validation_pairs=validation_pairs, test_pairs=test_pairs, label_set='anterior and posterior part',
         read=partial(read_files, images=images, labels=labels, structures=structures, shape=shape),
         made_from=partial(_two_files, images=images, labels=labels))
