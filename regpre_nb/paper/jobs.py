@@ -396,9 +396,15 @@ def _spoilt(path):
     except InputError: return True
 
 
+def _scores_alone(run, root):
+    "Whether a run came with its scores and without its weights, from where results are stored."
+    return bool(_made_from(run_folder(run, root)).get('stored')) and not weights_of(run, root)
+
+
 def _lost(run, root):
     "Which weights of a run are missing or damaged, in words; '' where all are there."
     folder = run_folder(run, root)
+    if _scores_alone(run, root): return ''
     known, last = _made_from(folder).get('weights', {}), folder / 'last.safetensors'
     if not known and not (folder / 'run.json').exists():
         return 'its checkpoint last.safetensors is damaged' if last.exists() and _spoilt(last) else ''
@@ -427,7 +433,8 @@ def _rescore(run, cohort, root):
     if not run.scored: return ''
     if not (folder / 'per_subject.csv').exists(): return 'its scores are missing'
     if known.get('scored') != _scored_on(run, cohort): return 'its scores are of other data'
-    return '' if known.get('weights', {}) == _prints(weights_of(run, root)) else 'its scores are of other weights'
+    same = _scores_alone(run, root) or known.get('weights', {}) == _prints(weights_of(run, root))
+    return '' if same else 'its scores are of other weights'
 
 # %% ../../nbs/paper/40_jobs.ipynb #b6df455b
 def outdated(run: Run,          # any
@@ -492,7 +499,9 @@ def _wanting(run, folder, root, progress, rank, checked):
     "Make what a run starts from and put aside what no longer agrees with it; whether the run is still to be made."
     done = (folder / 'run.json').exists()
     alone = done and run.leaves and run.start and not weights_of(run.start, root)  # what it started from is gone
-    if run.start and not alone: train(run.start, root, progress, checked)
+    if run.start and not alone:
+        if _scores_alone(run.start, root): _set_aside(run_folder(run.start, root), 'its weights were not stored')
+        train(run.start, root, progress, checked)
     if reason := _outgrown(run, root):
         if not rank: _set_aside(folder, reason)
         while rank and _outgrown(run, root): time.sleep(0.1)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'data_app', 'ProfileOption', 'DataOption', 'SeedOption', 'RootOption', 'NameArgument', 'KeepOption',
-           'reproduce', 'status', 'runs', 'dry_run', 'train_one', 'study_page', 'list_data', 'download', 'hippocampus',
-           'phantom', 'check_files', 'convert_files', 'main']
+           'reproduce', 'store', 'status', 'runs', 'dry_run', 'train_one', 'study_page', 'list_data', 'download',
+           'hippocampus', 'phantom', 'check_files', 'convert_files', 'main']
 
 # %% ../../nbs/use/51_cli.ipynb #9823a334
 import fcntl
@@ -192,13 +192,30 @@ def reproduce(
     try:
         cohort = _checked_cohort(profile, data)
         from regpre_nb.method.settings import InputError
-        from regpre_nb.use.life import make_plan
+        from regpre_nb.use.life import make_plan, restore_runs
         plan = make_plan(profile, cohort, seed, root)
+        if taken := restore_runs(plan.runs, root): typer.echo(f'{len(taken)} runs taken from {plan.results}/runs')
         if not _make_all(plan, cores, gpu_jobs): raise InputError(_stopped(plan, started))
     except SystemExit:
         typer.echo('Stopped; the same command goes on where it stopped.', err=True)
         raise
     _show(plan.results, cohort.description)
+
+
+@app.command()
+def store(
+    profile: ProfileOption = 'cpu',
+    data: DataOption = 'template',
+    seed: SeedOption = 0,
+    root: RootOption = Path('.'),
+    weights: Annotated[bool, typer.Option(help='Also the weights of this seed.')] = False,
+) -> None:
+    "Keep settings, curves and scores of finished runs beside the results, from where `reproduce` takes them."
+    from regpre_nb.use.life import make_plan, store_runs
+    root = _project(root)
+    plan = make_plan(profile, _cohort_or_plan(data), seed, root)
+    folders = store_runs(plan.runs, root, lambda run: weights and getattr(run, 'seed', None) == seed)
+    typer.echo(f'{len(folders)} of {len(plan.runs)} runs are stored in {plan.results}/runs')
 
 
 @app.command()

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['LEADER', 'held', 'claim', 'end_with_reproduction', 'group', 'Job', 'last_line', 'Pace', 'known_pace', 'in_words',
-           'Plan', 'make_plan', 'jobs', 'time_left', 'reasons', 'take_back', 'forget_failures', 'note_study', 'how_far',
-           'watch']
+           'Plan', 'make_plan', 'jobs', 'time_left', 'reasons', 'take_back', 'forget_failures', 'note_study',
+           'store_runs', 'restore_runs', 'how_far', 'watch']
 
 # %% ../../nbs/use/50_life.ipynb #e927a0b2
 import fcntl
+import gzip
 import json
 import os
 import shutil
@@ -16,18 +17,18 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from ..data.cohorts import Cohort, load_cohort
-from ..data.files import make_folder, only_process, write_json
+from ..data.files import make_folder, only_process, write_bytes, write_json
 from ..method.settings import InputError
 from ..paper.jobs import Run, outdated, run_folder
 from ..paper.studies import STUDIES, studies, study_runs, with_pretraining
-from ..paper.tables import results_folder
+from ..paper.tables import read_per_subject, results_folder
 
 # %% ../../nbs/use/50_life.ipynb #6c040a51
 def held(path: Path,               # of a lock
@@ -356,6 +357,57 @@ def note_study(study: str,        # a key of `STUDIES`; executed
         summary = _summary(results)
         write_json(results / 'run.json',
                    summary | {study: summary[study] | {'fingerprint': mark, 'seconds': round(seconds, 1)}})
+
+# %% ../../nbs/use/50_life.ipynb #82c023de
+_KEPT = 'run.json', 'made_from.json', 'log.jsonl', 'validation.jsonl', 'cases.csv', 'cost.csv'
+_SCORES = 'per_subject.csv', 'per_subject_final.csv'
+
+
+def _stored_folder(run, root):
+    "Where a run is stored."
+    return Path(root) / 'results' / f'{run.profile}-{run.data}' / 'runs' / run.key
+
+
+def _squeezed(path):
+    "Scores with five digits, as bytes that gzip made; the same each time."
+    return gzip.compress(read_per_subject(path).round(5).to_csv(index=False).encode(), mtime=0)
+
+
+def store_runs(runs: Sequence[Run],  # those that are finished are stored
+               root: Path,           # the project's folder
+               weights: Callable[[Run], bool] = lambda run: False,  # whether those of a run are stored, too
+              ) -> list[Path]:       # the folders
+    "Store settings, curves and scores of runs beside the results."
+    folders = []
+    for run in runs:
+        source, target = run_folder(run, root), _stored_folder(run, root)
+        if not (source / 'run.json').exists(): continue
+        make_folder(target)
+        for name in (*_KEPT, *[f'{leaf}.safetensors' for leaf in run.leaves if weights(run)]):
+            if (source / name).exists(): write_bytes(target / name, (source / name).read_bytes())
+        for name in _SCORES:
+            if (source / name).exists(): write_bytes(target / f'{name}.gz', _squeezed(source / name))
+        folders.append(target)
+    return folders
+
+
+def restore_runs(runs: Sequence[Run],  # in an order in which they can be trained
+                 root: Path,           # the project's folder
+                ) -> list[str]:        # keys of those that were taken
+    "Take from the stored results the runs that are not begun here."
+    taken = []
+    for run in runs:
+        source, target = _stored_folder(run, root), run_folder(run, root)
+        if not (source / 'run.json').exists() or any(target.glob('*.json*')): continue
+        with only_process(make_folder(target)):
+            for path in sorted(source.iterdir(), key=lambda path: path.name == 'run.json'):  # the mark of its end last
+                content = path.read_bytes()
+                if path.suffix == '.gz': write_bytes(target / path.stem, gzip.decompress(content))
+                else: write_bytes(target / path.name, content)
+                if path.name == 'made_from.json':
+                    write_json(target / path.name, json.loads(path.read_text()) | {'stored': True})
+        taken.append(run.key)
+    return taken
 
 # %% ../../nbs/use/50_life.ipynb #6ff062b7
 def how_far(found: list[Job],
