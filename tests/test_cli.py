@@ -142,7 +142,7 @@ def test_data_of_other_cohorts(tmp_path):
     done = regpre('data', 'convert', 'template', tmp_path, tmp_path / 'out')
     assert done.returncode == 2 and done.stderr.endswith('can be done are ixi.\n'), done.stderr
     done = regpre('data', 'download', 'ixi', '--folder', tmp_path)
-    assert done.returncode == 2 and done.stderr.endswith('can be done are hippocampus.\n'), done.stderr
+    assert done.returncode == 2 and done.stderr.endswith('can be done are hippocampus, ixi40.\n'), done.stderr
 
 
 def test_data_check(tmp_path):

@@ -123,17 +123,17 @@ def named_modules(tree: ast.AST) -> set[str]:
     return {'.'.join(place) for place in places}
 
 
-def upward(trees: list[ast.AST], path, places: dict[str, tuple[int, int]]) -> set[str]:
+def upward(trees: list[ast.AST], path, places: dict[str, tuple[int, str]]) -> set[str]:
     "What a notebook of the library names although it stands on a later page."
     own = place(path)
-    rooms = {room: (ROOMS.index(room), -1) for room in ROOMS}
+    rooms = {room: (ROOMS.index(room), '') for room in ROOMS}
     return {module for tree in trees for module in named_modules(tree)
-            if places.get(module, rooms.get(module.split('.')[0], (99, 0))) > own}
+            if places.get(module, rooms.get(module.split('.')[0], (99, ''))) > own}
 
 
-def place(path) -> tuple[int, int]:
+def place(path) -> tuple[int, str]:
     "The room of a page and its number: the reading order."
-    return ROOMS.index(path.parent.name), int(path.stem.split('_')[0])
+    return ROOMS.index(path.parent.name), path.stem.split('_')[0]
 
 
 PLACES = {exported_module(path): place(path) for path in LIBRARY}
@@ -162,10 +162,10 @@ def test_planted_imports_are_found(planted):
 
 
 def test_numbers():
-    "Numbers go up by tens from room to room, and no two pages share one."
-    numbers = [int(path.stem.split('_')[0]) for path in LIBRARY]
-    assert numbers == sorted(set(numbers))
-    assert all(number // 10 == ROOMS.index(path.parent.name) for number, path in zip(numbers, LIBRARY))
+    "Numbers go up by tens from room to room, and no two pages share one; a page of a full room adds a letter."
+    numbers = [path.stem.split('_')[0] for path in LIBRARY]
+    assert numbers == sorted(set(numbers)) and all(re.fullmatch(r'\d\d[a-z]?', number) for number in numbers)
+    assert all(int(number[0]) == ROOMS.index(path.parent.name) for number, path in zip(numbers, LIBRARY))
 
 
 def public(path) -> list[tuple[str, ast.AST]]:

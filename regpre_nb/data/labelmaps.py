@@ -11,7 +11,6 @@ __all__ = ['RENAMED', 'CSF', 'STRUCTURES', 'GROUPS', 'T1', 'head_to_brain', 'is_
 import hashlib
 import json
 import os
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,8 +23,17 @@ from scipy import ndimage
 from scipy.linalg import expm, logm
 from tqdm import tqdm
 
-from .cohorts import Cohort, DataReport, cohort, problem_table, twins
-from .files import cache_folder, file_fingerprint, make_folder, only_process, replacing
+from regpre_nb.data.cohorts import (
+    Cohort,
+    DataReport,
+    cohort,
+    prepared,
+    problem_table,
+    read_prepared,
+    twins,
+    write_volumes,
+)
+from .files import cache_folder, file_fingerprint
 from .ixi import IXI_GROUPS, IXI_LABELS, IXI_TEST_LABELS
 from .template import random_appearance
 from regpre_nb.data.volumes import (
@@ -35,7 +43,6 @@ from regpre_nb.data.volumes import (
     crop_box,
     load_volume,
     resample,
-    save_volume,
     to_ras,
 )
 from ..method.metrics import dice_per_label
@@ -221,24 +228,7 @@ def _folder_of(files: Mapping[str, Path], recipe: Recipe) -> Path:
     made_of = [asdict(recipe), T1, RENAMED, {case: file_fingerprint(path) for case, path in files.items()}]
     return cache_folder()/f'labelmaps-{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:12]}'
 
-
-def _sound_record(folder: Path) -> dict | None:
-    "The record of a prepared folder, if all its files are as they were written."
-    try:
-        record = json.loads((folder/'recipe.json').read_text())
-        sound = all(file_fingerprint(folder/name) == kept for name, kept in record['files'].items())
-    except (OSError, ValueError, KeyError):  # InputError is a ValueError
-        return None
-    return record if sound else None
-
 # %% ../../nbs/data/16_labelmaps.ipynb #1f3fb118
-def _write_volumes(case: str, image: Volume, labels: Volume, folder: Path) -> dict[str, str]:
-    "Write the two files of a case; their names and checksums."
-    names = {f'images/{case}.nii.gz': image, f'labels/{case}.nii.gz': labels}
-    for name in names: make_folder((folder/name).parent)
-    return {name: file_fingerprint(save_volume(volume, folder/name)) for name, volume in names.items()}
-
-
 def _dealt_parts(maps: Mapping[str, Volume], test: tuple[str, ...], others: tuple[str, ...]) -> dict[str, object]:
     "Atlas, training, validation and test cases, given all label maps on the common grid."
     atlas = central_case({case: maps[case] for case in others})
@@ -258,7 +248,7 @@ def _make_cases(files: Mapping[str, Path], folder: Path, recipe: Recipe) -> dict
     written, small = {}, {}
     for case, labels in maps.items():
         image, small[case] = synthesise_case(case, labels, matrices[case], grid, recipe)
-        written |= _write_volumes(case, image, small[case], folder)
+        written |= write_volumes(case, image, small[case], folder)
     return {'recipe': asdict(recipe), **_dealt_parts(small, test, others), 'files': written,
             'matrices': {case: np.round(matrix, 6).tolist() for case, matrix in matrices.items()},
             'seconds': round(time.monotonic() - started, 1)}
@@ -271,17 +261,8 @@ def prepare_labelmaps(
     "Make the images and label maps, unless they are there."
     files = _sources(folder)
     kept = _folder_of(files, recipe)
-    if record := _sound_record(kept):
-        return kept, record
-    with only_process(kept):
-        if record := _sound_record(kept):  # made while this process waited
-            return kept, record
-        print(f'labelmaps: making {len(files)} images from label maps, once, which takes a minute or two; '
-              f'they are kept as {kept.name} in the cache folder (REGPRE_CACHE)', file=sys.stderr)
-        record = _make_cases(files, kept, recipe)
-        with replacing(kept/'recipe.json') as temporary:
-            temporary.write_text(json.dumps(record, indent=1))
-    return kept, json.loads((kept/'recipe.json').read_text())
+    told = f'labelmaps: making {len(files)} images from label maps, once, which takes a minute or two'
+    return kept, prepared(kept, partial(_make_cases, files, kept, recipe), told)
 
 # %% ../../nbs/data/16_labelmaps.ipynb #f1e0d002
 def _lost_structures(small: Path, source: Path) -> tuple[list[str], list[str]]:
@@ -309,16 +290,9 @@ def check_labelmaps(
     return DataReport('labelmaps', kept.name, f'{len(files)} label maps', problem_table(problems))
 
 # %% ../../nbs/data/16_labelmaps.ipynb #834b8c93
-def _read_prepared(case: str, folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    "Image and label map of one case."
-    return (load_volume(folder/'images'/f'{case}.nii.gz').data,
-            load_volume(folder/'labels'/f'{case}.nii.gz', labels=True).data)
-
-
 def _recipe_of(case: str, recipe: str) -> tuple[str]:
     "What a case is made from: all label maps, since they make the common space, and the recipe; `recipe` names both."
     return (recipe,)
-
 
 # %% ../../nbs/data/16_labelmaps.ipynb #eb708b95
 @cohort('labelmaps', check=check_labelmaps, find=_sources, cpu_steps=(1000, 700))
@@ -336,7 +310,7 @@ def labelmaps_cohort(
         'from the labels (SynthSeg)', simulated=True, shape=tuple(recipe['shape']), spacing=(recipe['spacing'],)*3,
         structures=STRUCTURES, atlas=atlas, train=tuple(train), validation=validation,
         validation_pairs=tuple((atlas, case) for case in validation),
-        test_pairs=(*((atlas, case) for case in test), *between), read=partial(_read_prepared, folder=kept),
+        test_pairs=(*((atlas, case) for case in test), *between), read=partial(read_prepared, folder=kept),
         made_from=partial(_recipe_of, recipe=kept.name),
         label_set="IXI's 30 structures in 17 groups as far as the maps have them: "
         f'{len(STRUCTURES)} structures in {len(GROUPS)} groups', groups=GROUPS)

@@ -21,9 +21,9 @@ from torch import nn
 from ..data.cohorts import Cohort
 from .training import device_room
 from ..method.heads import Prediction
-from ..method.metrics import LandmarkErrors, dice_per_label, ndv_percent, tre
+from ..method.metrics import LandmarkErrors, dice_per_label, label_index, ndv_percent, tre
 from ..method.settings import InputError, Preset, checked
-from ..method.spatial import warp
+from ..method.spatial import corners, warp
 
 # %% ../../nbs/learn/21_scoring.ipynb #2e9d687a
 def pair_name(
@@ -99,18 +99,49 @@ def validation_dice(network: nn.Module,    # moving, fixed -> displacement or `P
     return {'score': float(np.mean(scores)), 'dice': float(np.mean(scores))}
 
 # %% ../../nbs/learn/21_scoring.ipynb #17d91ad4
+def _ranks(labels: torch.Tensor, candidates: Sequence[int]) -> torch.Tensor:
+    "Place of every label among the candidates, int32; their number for any other label."
+    ordered, order = torch.sort(torch.as_tensor(candidates, dtype=torch.long))
+    order = torch.cat([order, torch.tensor([len(candidates)])]).int().to(labels.device)
+    return order[label_index(labels, ordered)].view(labels.shape)
+
+
+def _vote(ranks: torch.Tensor, weights: torch.Tensor, none: int) -> torch.Tensor:
+    "The rank with the largest weight in eight corners, (8, N) both; the lowest where weights are the same."
+    shares = torch.zeros_like(weights)
+    for rank, weight in zip(ranks, weights): shares += weight*(ranks == rank)
+    shares[ranks == none] = -1
+    winner, best = torch.zeros_like(ranks[0]), (weights*(ranks == 0)).sum(0)
+    for rank, share in zip(ranks, shares):
+        better = (share > best) | (share == best) & (rank < winner)
+        winner, best = torch.where(better, rank, winner), torch.where(better, share, best)
+    return winner
+
+# %% ../../nbs/learn/21_scoring.ipynb #3fcfacf6
 @checked
+@torch.no_grad()
 def warp_labels(labels: torch.Tensor,        # (B, 1, X, Y, Z), integer labels
                 displacement: torch.Tensor,  # (B, 3, X, Y, Z), voxels
                 ids: Sequence[int],          # labels other than the background
                 preset: Preset = 'paper',    # sampling convention, see `warp`
                ) -> torch.Tensor:            # (B, 1, X, Y, Z), type of `labels`
     "Warp each label linearly; at every voxel the largest wins."
-    winner, best = torch.zeros_like(labels), warp((labels == 0).float(), displacement, preset=preset)
-    for label in ids:
-        share = warp((labels == label).float(), displacement, preset=preset)
-        winner.masked_fill_(share > best, label)
-        best = torch.maximum(best, share)
+    if labels.shape[0] != displacement.shape[0] or labels.shape[2:] != displacement.shape[2:]:
+        raise ValueError(f'warp_labels(): labels and displacement differ in size, {tuple(labels.shape)} and '
+                         f'{tuple(displacement.shape)}; resize one of them first')
+    candidates = list(dict.fromkeys([0, *map(int, ids)]))
+    ranks, winner = _ranks(labels, candidates), torch.empty_like(labels)
+    names = torch.as_tensor(candidates, device=labels.device).to(labels.dtype)
+    room = 2**15 if labels.device.type == 'cpu' else 2**21  # voxels at a time: what a cache holds, or half a gigabyte
+    planes = max(1, room // math.prod(labels.shape[3:]))
+    for rank, field, out in zip(ranks, displacement, winner):
+        for start in range(0, field.shape[1], planes):
+            where, weights = corners(field[None, :, start:start + planes], labels.shape[2:], preset, start)
+            around = rank.flatten().take(where).flatten(1)
+            near = (around > 0).any(0).nonzero()[:, 0]  # elsewhere there is nothing but background
+            voted = torch.zeros_like(around[0])
+            voted[near] = _vote(around[:, near], weights.flatten(1)[:, near], len(candidates))
+            out[0, start:start + planes] = names[voted].view(where.shape[2:])
     return winner
 
 # %% ../../nbs/learn/21_scoring.ipynb #ce1e7c30
