@@ -65,7 +65,7 @@ def test_unknown_profile(tmp_path):
 
 def test_unknown_data():
     refused(regpre('reproduce', '--data', 'hippo', '--root', ROOT), 'hippo:',
-            'folder, hippocampus, ixi, ixi40, labelmaps, lung_pair, lung_phantom, template')
+            'folder, hippocampus, ixi, ixi40, labelmaps, labelmaps_2mm, lung_pair, lung_phantom, template')
 
 
 @pytest.mark.parametrize('command', [('runs',), ('train', 'initial')], ids=lambda command: command[0])

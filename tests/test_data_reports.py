@@ -153,7 +153,7 @@ def test_label_maps_on_the_common_grid(tmp_path, monkeypatch):
     for case in ('brain_1', 'brain_2'): save_volume(without, tmp_path / 'labels' / f'{case}.nii.gz')
     save_volume(without, files['brain_2'])
     monkeypatch.setattr(labelmaps, '_sources', lambda folder: files)
-    monkeypatch.setattr(labelmaps, 'prepare_labelmaps', lambda folder: (tmp_path, {'recipe': {'spacing': 3.2}}))
+    monkeypatch.setattr(labelmaps, 'prepare_labelmaps', lambda folder, recipe: (tmp_path, {'recipe': {'spacing': 3.2}}))
     report = check_data('labelmaps', tmp_path)
     assert report.lines == ['3.nii.gz: holds the same as 0.nii.gz',
                             '1.nii.gz: no voxel of Left-Hippocampus is left on the grid of 3.2 mm',
