@@ -66,13 +66,22 @@ VARIANTS = {
     'average of weights': Variant(average=0.995),
     'both ways': Variant(both_ways=True),
     'batch 1': Variant(training={'batch': 1}),
+    'batch 2': Variant(training={'batch': 2}),
     'smoothing 0.7': Variant(network={'smoothing': 0.7}),
     'smoothing 1': Variant(network={'smoothing': 1.0}),
     'window 5, smoothing 0.7': Variant(loss={'window': 5}, network={'smoothing': 0.7}),
     'window 5, smoothing 1': Variant(loss={'window': 5}, network={'smoothing': 1.0}),
+    'smoothing 1, no flips': Variant(network={'smoothing': 1.0}, flips='none'),
     'window 5, smoothing 1, no flips': Variant(loss={'window': 5}, network={'smoothing': 1.0}, flips='none'),
     'window 5, smoothing 1, no flips, 8e-4': Variant(loss={'window': 5}, network={'smoothing': 1.0}, flips='none',
                                                      training={'learning_rate': 8e-4}),
+    'no flips, T 6': Variant(network={'time_steps': 6}, flips='none'),
+    'no flips, T 6, window 5': Variant(network={'time_steps': 6}, flips='none', loss={'window': 5}),
+    'no flips, T 6, lambda 3': Variant(network={'time_steps': 6}, flips='none', loss={'diffusion_weight': 3.0}),
+    'no flips, T 6, 1e-3': Variant(network={'time_steps': 6}, flips='none', training={'learning_rate': 1e-3}),
+    'full resolution, window 5': Variant(network={'velocity_stride': 1}, loss={'window': 5}),
+    'full resolution, 1e-3': Variant(network={'velocity_stride': 1}, training={'learning_rate': 1e-3}),
+    'full resolution, T 6': Variant(network={'velocity_stride': 1, 'time_steps': 6}),
 }
 
 
