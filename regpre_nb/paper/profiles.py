@@ -33,6 +33,7 @@ class Profile:
     fractions: tuple[float, ...]         # of the training cases, in the data-fraction study
     same_steps: tuple[float, ...] = ()   # fractions that are trained again, with as many steps as all cases get
     beyond: bool = True                  # also the runs that the paper does not have
+    seeds: int = 1                       # of the runs that the main claims rest on, from the one that is asked for
     test_pairs: int | None = None        # None: all
     validation_pairs: int | None = None  # None: all
     synthmorph: SynthSettings = SynthSettings()      # the SynthMorph-style network
