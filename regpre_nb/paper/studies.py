@@ -22,7 +22,7 @@ from ..data.cohorts import COHORTS, Cohort, CohortEntry, load_cohort, subset
 from ..learn.pretrain import ABLATIONS, PRETRAIN
 from ..method.settings import InputError, adding, changed, load_additions
 from .jobs import Finetune, Initial, Pairwise, Pretrain, Run, Synth, on_data
-from .profiles import GPU_SEEDS, load_profile
+from .profiles import load_profile
 
 # %% ../../nbs/paper/42_studies.ipynb #6f0009fb
 RELEASED = ('preset', 'kl_direction', 'sample')  # where the released code's pretraining differs
@@ -149,7 +149,13 @@ class Row:
     "A row of a table."
     key: str    # what it is, unique in its table
     label: str  # what tables and figures call it
-    run: Run
+    run: Run    # of the first seed
+    further: tuple[Run, ...] = ()  # the same for further seeds
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        "One a seed, the first seed first."
+        return self.run, *self.further
 
 
 @dataclass(frozen=True)
@@ -229,7 +235,7 @@ def data_fraction(profile: str, cohort: Cohort, seed: int) -> list[Share]:
     p, encoder = load_profile(profile, cohort), pretraining_run(profile, cohort, seed)
     return [Share(f'{"pretrained" if start else "scratch"} {fraction:g}' + ' same steps' * same_steps,
                   share_label(bool(start), fraction, same_steps),
-                  finetuning_run(profile, cohort, seed, fraction, start, same_steps), same_steps)
+                  finetuning_run(profile, cohort, seed, fraction, start, same_steps), same_steps=same_steps)
             for same_steps, fractions in ((False, p.fractions), (True, p.same_steps))
             for start in (None, encoder) for fraction in fractions]
 
@@ -248,7 +254,7 @@ def in_domain(profile: str, cohort: Cohort, seed: int) -> list[Row]:
 # %% ../../nbs/paper/42_studies.ipynb #f4660a2d
 def _networks(profile, cohort, seed):
     "The networks of this package that a cohort gets: from scratch, and pretrained."
-    source = load_cohort(_networks_from(cohort)) if _networks_from(cohort) else cohort
+    source = _source(cohort)
     pretrained = finetuning_run(profile, source, seed, encoder=pretraining_run(profile, source, seed))
     return [Row('scratch', 'TransMorph', finetuning_run(profile, source, seed)),
             Row('pretrained', 'TransMorph w/ pretraining', pretrained)], source
@@ -291,8 +297,33 @@ def lung(profile: str, cohort: Cohort, seed: int) -> list[Row]:
 def claims(profile: str, cohort: Cohort, seed: int) -> list[Row]:
     "All of the runs above, as one list."
     asked = [name for name in studies(cohort) if name != '8_claims']
-    rows = [row for name in asked for row in study_rows(name, profile, cohort, seed)]
-    return [Row(key, run.name, run) for key, run in {row.run.key: row.run for row in rows}.items()]
+    rows = [row for name in asked for row in _rows_of(name, profile, cohort, seed)]
+    return [Row(run.name, run.name, run) for run in {row.run.key: row.run for row in rows}.values()]
+
+# %% ../../nbs/paper/42_studies.ipynb #53edaf69
+def _source(cohort):
+    "The cohort that trains the networks which a cohort gets."
+    return load_cohort(_networks_from(cohort)) if _networks_from(cohort) else cohort
+
+
+def _main_runs(profile, cohort, seed):
+    "Unregistered; without and with pretraining, with all cases, and with few of them by as many epochs and steps."
+    source = _source(cohort)
+    encoder, few = pretraining_run(profile, source, seed), load_profile(profile, source).same_steps
+    protocols = [(1.0, False), *((fraction, same) for fraction in few for same in (False, True))]
+    return [initial_run(profile, cohort),
+            *(finetuning_run(profile, source, seed, fraction, start, same)
+              for fraction, same in protocols for start in (None, encoder))]
+
+
+def _over_seeds(list_rows, profile, cohort, seed):
+    "The rows of a seed, those of the main runs with what further seeds give."
+    rows, further = [*list_rows(profile, cohort, seed)], {}
+    for other in range(seed + 1, seed + load_profile(profile, cohort).seeds):
+        main = {run.key for run in _main_runs(profile, cohort, other) if run.steps}
+        for row in list_rows(profile, cohort, other):
+            if row.run.key in main: further.setdefault(row.key, []).append(row.run)
+    return [replace(row, further=(*row.further, *further.get(row.key, ()))) for row in rows]
 
 # %% ../../nbs/paper/42_studies.ipynb #9fbf767c
 def _cohort(data):
@@ -319,19 +350,8 @@ def _distinct(study, rows):
     return rows
 
 
-def study_rows(study: str,     # a key of `STUDIES`
-               profile: str,   # a key of `PROFILES`
-               data: str | Cohort,  # a cohort or its name
-               seed: int = 0,  # of all its runs
-              ) -> list[Row]:
-    "The rows of a study."
-    load_additions('regpre_nb.paper')
-    if study not in STUDIES:
-        raise InputError(f'There is no study {study!r}; choose one of {", ".join(sorted(STUDIES))}.')
-    cohort = _cohort(data)
-    if study not in studies(cohort):
-        raise InputError(f'{study} cannot use the cohort {cohort.name}; choose one of {", ".join(studies(cohort))}.')
-    load_profile(profile, cohort)
+def _rows_of(study, profile, cohort, seed):
+    "The rows of a study for one seed, as its function lists them."
     try: rows = [*STUDIES[study].rows(profile, cohort, seed)]
     except InputError: raise
     except Exception as error:  # its function may be anybody's
@@ -340,13 +360,30 @@ def study_rows(study: str,     # a key of `STUDIES`
     return _distinct(study, rows)
 
 
+def study_rows(study: str,     # a key of `STUDIES`
+               profile: str,   # a key of `PROFILES`
+               data: str | Cohort,  # a cohort or its name
+               seed: int = 0,  # the first one
+              ) -> list[Row]:
+    "The rows of a study, each with a run for every seed that it has."
+    load_additions('regpre_nb.paper')
+    if study not in STUDIES:
+        raise InputError(f'There is no study {study!r}; choose one of {", ".join(sorted(STUDIES))}.')
+    cohort = _cohort(data)
+    if study not in studies(cohort):
+        raise InputError(f'{study} cannot use the cohort {cohort.name}; choose one of {", ".join(studies(cohort))}.')
+    load_profile(profile, cohort)
+    return _over_seeds(partial(_rows_of, study), profile, cohort, seed)
+
+
 def study_runs(study: str,     # a key of `STUDIES`
                profile: str,   # a key of `PROFILES`
                data: str | Cohort,  # a cohort or its name
-               seed: int = 0,  # of all its runs
-              ) -> dict[str, Run]:  # label in tables and figures -> run
+               seed: int = 0,  # the first one
+              ) -> dict[str, Run]:  # label in tables and figures, with the seed where it is a further one -> run
     "The runs that a study needs, without those that they start from."
-    return {row.label: row.run for row in study_rows(study, profile, data, seed)}
+    rows = study_rows(study, profile, data, seed)
+    return {row.label if run is row.run else f'{row.label}, seed {run.seed}': run for row in rows for run in row.runs}
 
 
 def with_pretraining(runs: dict[str, Run],  # from `study_runs`
@@ -357,7 +394,7 @@ def with_pretraining(runs: dict[str, Run],  # from `study_runs`
 
 def all_runs(profile: str,   # a key of `PROFILES`
              data: str | Cohort,  # a cohort or its name
-             seed: int = 0,  # of all runs
+             seed: int = 0,  # the first one
             ) -> list[Run]:
     "Every run of every study of a cohort once, pretraining before what starts from it."
     runs, cohort = {}, _cohort(data)
@@ -365,25 +402,17 @@ def all_runs(profile: str,   # a key of `PROFILES`
     return list(runs.values())
 
 # %% ../../nbs/paper/42_studies.ipynb #9f31b7e4
-def _main_runs(profile, cohort, seed):
-    "Unregistered; without and with pretraining, with all cases, a tenth and a twentieth of them."
-    encoder, p = pretraining_run(profile, cohort, seed), load_profile(profile, cohort)
-    fractions = [fraction for fraction in (1.0, 0.1, 0.05) if fraction in p.fractions]
-    return [initial_run(profile, cohort),
-            *(finetuning_run(profile, cohort, seed, fraction, start)
-              for fraction in fractions for start in (None, encoder))]
-
-
 def by_priority(profile: str,        # a key of `PROFILES`
-                data: str | Cohort,  # a cohort with labels, or its name
-                seeds: tuple[int, ...] = GPU_SEEDS,  # of the runs that the main claim rests on; others: the first
+                data: str | Cohort,  # a cohort or its name
+                seeds: tuple[int, ...] | None = None,  # of the main runs; None: as many as the profile has, from 0
                ) -> list[Run]:       # each once
     "The runs in the order in which they are worth the time, what they start from before them."
     cohort = _cohort(data)
-    asked = [run for seed in seeds for run in _main_runs(profile, cohort, seed)]
-    asked += [run for study in ('2_ablation', '3_data_fraction', '4_in_domain')
-              for run in study_runs(study, profile, cohort, seeds[0]).values()] + all_runs(profile, cohort, seeds[0])
-    return list({each.key: each for run in asked for each in run.chain}.values())
+    seeds = seeds or tuple(range(load_profile(profile, cohort).seeds))
+    every = all_runs(profile, cohort, seeds[0])
+    names = {run.name for run in every}
+    main = [run for seed in seeds for run in _main_runs(profile, cohort, seed) if run.name in names]
+    return list({each.key: each for run in (*main, *every) for each in run.chain}.values())
 
 
 def lengths_of(runs: list[Run],  # for instance from `by_priority`
