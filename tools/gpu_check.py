@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parent.parent
@@ -452,8 +453,9 @@ def bench(results: Results, out: Path, options: argparse.Namespace, until: float
     sizes, least = ([(16, 16, 16)], 0.05) if options.tiny else ([PAPER, *CUBES], 1.0)
     steps, profiles = partial(bench_steps, results, settings), out / 'profile.txt'
     few, modes = (4, list(FITS)[-1:]) if options.tiny else (24, list(FITS))
-    work = [partial(bench_fit, results, options.profile, options.data, modes, device, 4 if options.tiny else 80, until),
-            *([] if options.tiny else [partial(bench_together, results, options.profile, options.data, until)]),
+    data = options.data[0]
+    work = [partial(bench_fit, results, options.profile, data, modes, device, 4 if options.tiny else 80, until),
+            *([] if options.tiny else [partial(bench_together, results, options.profile, data, until)]),
             partial(bench_paper_fit, results, settings, sizes[0], device, few, until),
             partial(bench_operations, results, sizes[0], device),
             partial(steps, sizes[:1], device, until, least),
@@ -474,10 +476,12 @@ def bench(results: Results, out: Path, options: argparse.Namespace, until: float
 
 # Runs of a profile
 
-def chosen_runs(profile: str, data: str, seeds: Sequence[int]) -> list:
-    "The runs in the order in which they matter, what they start from before them."
+def chosen_runs(profile: str, data: Sequence[str], seeds: Sequence[int]) -> list:
+    "What is trained, in the order in which it matters, the cohorts in turns; what others start from before them."
+    from regpre_nb.paper.jobs import Pairwise
     from regpre_nb.paper.studies import by_priority
-    return by_priority(profile, data, tuple(seeds))
+    asked = [by_priority(profile, name, tuple(seeds)) for name in data]
+    return [run for turn in zip_longest(*asked) for run in turn if run and not isinstance(run, Pairwise)]
 
 
 def run_folder_of(run, root: Path) -> Path:
@@ -541,9 +545,9 @@ def write_archive(groups: Iterable[tuple[Path, ...]], root: Path, out: Path, par
     "Write files in parts, each group whole or not at all; returns those for which there was no room."
     left_out, space = [], part * parts - 20_480  # the end of an archive
     with tempfile.TemporaryFile(dir=root) as file:
-        with tarfile.open(fileobj=file, mode='w', format=tarfile.GNU_FORMAT) as archive:
+        with tarfile.open(fileobj=file, mode='w:gz', compresslevel=6, format=tarfile.GNU_FORMAT) as archive:
             for paths in groups:
-                needed = sum(path.stat().st_size + 2048 for path in paths)
+                needed = sum(path.stat().st_size // (2 if path.suffix in TEXTS else 1) + 2048 for path in paths)
                 if needed > space: left_out += [str(path.relative_to(root)) for path in paths]
                 else:
                     space -= needed
@@ -647,7 +651,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     running.add_argument('--tiny', action='store_true', help='small networks and images: to try the script')
     running.add_argument('--stages', nargs='+', choices=['tests', 'bench', 'runs'], default=['tests', 'bench', 'runs'])
     running.add_argument('--profile', default='gpu', help='of the runs')
-    running.add_argument('--data', default='hippocampus', help='cohort of the runs')
+    running.add_argument('--data', nargs='+', default=['hippocampus'], help='cohorts of the runs')
     running.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     running.add_argument('--runs', type=int, help='only so many, the first ones')
     running.add_argument('--gpu-jobs', type=int, default=4, help='runs at the same time')

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COHORTS', 'Cohort', 'stored_image', 'prepared', 'write_volumes', 'read_prepared', 'subset', 'seeded_pairs',
-           'write_manifest', 'data_folder', 'read_files', 'check', 'problem_table', 'DataReport', 'twins',
-           'CohortEntry', 'cohort', 'cohort_names', 'cohort_entry', 'load_cohort', 'check_data']
+           'with_between', 'write_manifest', 'data_folder', 'read_files', 'check', 'problem_table', 'DataReport',
+           'twins', 'CohortEntry', 'cohort', 'cohort_names', 'cohort_entry', 'load_cohort', 'check_data']
 
 # %% ../../nbs/data/12_cohorts.ipynb #0e6192b2
 import csv
@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -272,6 +273,14 @@ def seeded_pairs(
     every = [(moving, fixed) for moving in cases for fixed in cases if moving != fixed]
     drawn = np.random.default_rng(seed).permutation(len(every))[:count]
     return tuple(every[i] for i in drawn)
+
+
+def with_between(
+    atlas: str,  # moves to every case
+    cases: Sequence[str],  # every two of them are a pair as well, in both orders
+) -> tuple[tuple[str, str], ...]:  # (moving, fixed), those with the atlas first
+    "The pairs of an atlas with cases, and of the cases with each other."
+    return (*((atlas, case) for case in cases), *permutations(cases, 2))
 
 # %% ../../nbs/data/12_cohorts.ipynb #9db5a951
 def write_manifest(

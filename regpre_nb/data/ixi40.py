@@ -29,6 +29,7 @@ from regpre_nb.data.cohorts import (
     problem_table,
     read_prepared,
     twins,
+    with_between,
     write_volumes,
 )
 from .files import cache_folder, file_fingerprint, read_rows, write_bytes
@@ -381,11 +382,6 @@ def _made_of(case: str, root: Path, told: str) -> tuple[Path | str, ...]:
     "What a case is made from: its files, and what was done to them."
     return root/'images'/f'{case}.nii.gz', root/'labels'/f'{case}.nii.gz', told
 
-
-def _with_between(atlas: str, cases: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    "Pairs (moving, fixed): the atlas to every case, then every ordered pair of the cases."
-    return (*((atlas, case) for case in cases), *((one, other) for one in cases for other in cases if one != other))
-
 # %% ../../nbs/data/16a_ixi40.ipynb #88dacfcf
 @cohort('ixi40', check=check_ixi40, download=download_ixi40, find=_source, cpu_steps=(1500, 1200))
 def ixi40_cohort(
@@ -398,8 +394,8 @@ def ixi40_cohort(
     return Cohort(
         name='ixi40', description='real T1 brains of IXI, 2 mm; labels made by a network (DLMUSE); not the paper\'s '
         'test set', simulated=False, shape=IXI40_GRID, spacing=(IXI40_SPACING,)*3, structures=source.names, atlas=atlas,
-        train=source.of('train'), validation=validation, validation_pairs=_with_between(atlas, validation),
-        test_pairs=_with_between(atlas, source.of('test')), read=partial(read_prepared, folder=kept),
+        train=source.of('train'), validation=validation, validation_pairs=with_between(atlas, validation),
+        test_pairs=with_between(atlas, source.of('test')), read=partial(read_prepared, folder=kept),
         made_from=partial(_made_of, root=source.root, told=f'version {_VERSION}, affine, skull-stripped'),
         label_set=f"{len(source.groups)} of TransMorph's 17 groups (atlas to subject), {len(source.names)} labels "
         '(subject to subject)', groups=source.groups, groups_between=False)

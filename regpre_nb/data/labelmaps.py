@@ -31,6 +31,7 @@ from regpre_nb.data.cohorts import (
     problem_table,
     read_prepared,
     twins,
+    with_between,
     write_volumes,
 )
 from .files import cache_folder, file_fingerprint
@@ -306,14 +307,12 @@ def labelmaps_cohort(
     "Real label maps of brains with intensities synthesised from them, prepared on first use."
     kept, record = prepare_labelmaps(folder, recipe)
     atlas, train, validation, test = (record[part] for part in ('atlas', 'train', 'validation', 'test'))
-    validation = (*validation, *train[:4])
-    between = [(moving, fixed) for moving in test for fixed in test if moving != fixed]
     return Cohort(
         name=name, description=f"real label maps of {len(record['matrices'])} brains, intensities synthesised "
         'from the labels (SynthSeg)', simulated=True, shape=recipe.shape, spacing=(recipe.spacing,)*3,
-        structures=STRUCTURES, atlas=atlas, train=tuple(train), validation=validation,
-        validation_pairs=tuple((atlas, case) for case in validation),
-        test_pairs=(*((atlas, case) for case in test), *between), read=partial(read_prepared, folder=kept),
+        structures=STRUCTURES, atlas=atlas, train=tuple(train), validation=tuple(validation),
+        validation_pairs=with_between(atlas, validation), test_pairs=with_between(atlas, test),
+        read=partial(read_prepared, folder=kept),
         made_from=partial(_recipe_of, recipe=kept.name),
         label_set="IXI's 30 structures in 17 groups as far as the maps have them: "
         f'{len(STRUCTURES)} structures in {len(GROUPS)} groups', groups=GROUPS)

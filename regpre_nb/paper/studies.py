@@ -52,7 +52,8 @@ def pretraining_run(profile: str,               # a key of `PROFILES`
                     training=_shortened(p.pretrain_training, length, seed))
 
 
-IN_DOMAIN = {'ixi': ('folder', 1.0)}  # cohort -> images to pretrain on, fraction to fine-tune with
+IN_DOMAIN = {  # cohort -> images to pretrain on, fraction to fine-tune with
+    'ixi': ('folder', 1.0), 'ixi40': ('labelmaps_2mm', 1.0)}
 
 
 def _in_domain_source(cohort):
@@ -78,13 +79,15 @@ def finetuning_run(profile: str,                # a key of `PROFILES`
                    fraction: float = 1.0,       # of the training cases, (0, 1]
                    encoder: Pretrain | None = None,  # pretraining to start from; None: from scratch
                    same_steps: bool = False,    # as many steps as with all cases, instead of as many epochs
+                   label_weight: float = 0.0,   # of training labels
                   ) -> Finetune:
     "The run that trains the registration network on a fraction of the cohort."
     p = load_profile(profile, cohort)
     start = encoder.name.removeprefix('pretrain-') if encoder else 'baseline'
     share = 1.0 if same_steps else len(subset(cohort.train, fraction)) / len(cohort.train)
-    run = Finetune(name=f'{start}-{100 * fraction:g}' + ('-same-steps' if same_steps else ''), profile=profile,
-                   data=cohort.name, network=p.network, task=p.finetuning,
+    name = f'{start}-{100 * fraction:g}' + '-same-steps' * same_steps + '-labels' * bool(label_weight)
+    run = Finetune(name=name, profile=profile, data=cohort.name, network=p.network,
+                   task=replace(p.finetuning, label_weight=label_weight),
                    training=_shortened(p.finetune_training, share, seed), fraction=fraction, start=encoder,
                    test_pairs=p.test_pairs, validation_pairs=p.validation_pairs)
     return on_data(run, cohort)
@@ -205,16 +208,19 @@ def no_runs(profile: str, cohort: Cohort, seed: int) -> list[Row]:
 
 @study('2_ablation')
 def ablation(profile: str, cohort: Cohort, seed: int) -> list[Row]:
-    "Table 1; beyond it, the released code's pretraining, and shorter ones."
-    def tuned(key, label, **options):
+    "Table 1; beyond it, training with labels, the released code's pretraining, and shorter ones."
+    p = load_profile(profile, cohort)
+
+    def tuned(key, label, label_weight=0.0, **options):
         encoder = pretraining_run(profile, cohort, seed, **options)
-        return Row(key, label, finetuning_run(profile, cohort, seed, encoder=encoder))
+        return Row(key, label, finetuning_run(profile, cohort, seed, encoder=encoder, label_weight=label_weight))
 
     rows = [Row('initial', 'Initial', initial_run(profile, cohort)),
             Row('baseline', 'Baseline', finetuning_run(profile, cohort, seed)),
             Row('random-only', 'Train w/ Rand.', random_only_run(profile, cohort, seed)),
             *(tuned(variant, variant, variant=variant) for variant in ABLATIONS)]
-    if not load_profile(profile, cohort).beyond: return rows
+    if p.label_weight: rows.append(tuned('labels', 'SD w/ KL, and labels', p.label_weight))
+    if not p.beyond: return rows
     return [*rows, tuned('released', 'Released preset', variant='Released preset'),
             *(tuned(f'length {length:g}', f'SD w/ KL, {100 * length:g} % pairs', length=length)
               for length in (0.25, 0.5))]
