@@ -66,7 +66,8 @@ class Fitted:
     network: dict = field(default_factory=dict)  # of `small`: changed in every profile but `smoke` and `paper`
     better: dict = field(default_factory=dict)   # of `small`: changed in `night` as well
     finetuning: FinetuneSettings = FinetuneSettings()  # in `night`
-    fractions: tuple[float, ...] = (1.0, 0.4, 0.2, 0.1)  # in `night`, the first and the last for every seed
+    fractions: tuple[float, ...] = (1.0, 0.4, 0.2, 0.1, 0.05)  # in `night`
+    few: float = 0.1       # of them, trained with as many steps as all cases, too; both for every seed
 
     @property
     def amplitudes(self) -> tuple[float, ...]:
@@ -75,9 +76,10 @@ class Fitted:
 
 
 FITTED = {
-    'hippocampus': Fitted(0.74, better={'time_steps': 6}, fractions=(1.0, 0.4, 0.2, 0.1),
+    'hippocampus': Fitted(0.74, better={'time_steps': 6},
                           finetuning=FinetuneSettings(loss=Loss(window=5), flips='none')),
-    'ixi40': Fitted(0.53, network={'resolution': 0.5, 'velocity_stride': 1}, fractions=(1.0, 0.6, 0.4, 0.2)),
+    'ixi40': Fitted(0.53, network={'resolution': 0.5, 'velocity_stride': 1}, better={'time_steps': 6},
+                    fractions=(1.0, 0.6, 0.4, 0.2, 0.08), few=0.2),
     'labelmaps': Fitted(0.37), 'template': Fitted(0.3), 'lung_phantom': Fitted(0.44),
 }
 
@@ -134,6 +136,7 @@ def _night(cohort):
     common = dict(precision='bf16', graph=True, log_every=50, checkpoint_seconds=30.)
     amplitudes, shares = fitted.amplitudes, fitted.fractions
     counts = {len(subset(cohort.train, share)): share for share in shares[::-1]}  # small cohorts have fewer
+    few = min(counts.values(), key=lambda share: abs(share - fitted.few))
     return Profile(_small(cohort, **fitted.better),
                    PretrainSettings(shape=cohort.shape, cell=16, amplitudes=amplitudes, loss=Loss(),
                                     validation_pairs=16),
@@ -142,7 +145,7 @@ def _night(cohort):
                    replace(fitted.finetuning, flips=_flips(cohort).flips) if cohort.landmarks else fitted.finetuning,
                    TrainSettings(steps, learning_rate=5e-4, steps_per_epoch=steps // 50, validate_every=steps // 20,
                                  **common),
-                   fractions=tuple(sorted(counts.values(), reverse=True)), same_steps=shares[-1:], seeds=3,
+                   fractions=tuple(sorted(counts.values(), reverse=True)), same_steps=(few,), seeds=3,
                    beyond=False, label_weight=0.0 if cohort.landmarks else 1.0, choices=4,
                    synthmorph=SynthSettings(shape=cohort.shape, n_labels=16, cell=16, amplitudes=amplitudes,
                                             bias_cell=16, validation_pairs=16))
