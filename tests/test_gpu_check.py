@@ -95,7 +95,7 @@ def test_everything_in_one_call_and_a_second_call_goes_on(data, tmp_path):
 
 def test_a_parent_comes_before_its_children(tmp_path, monkeypatch, data):
     monkeypatch.setenv('REGPRE_DATA', str(data[0]))
-    runs = gpu_check.chosen_runs('smoke', 'hippocampus', [0, 1])
+    runs = gpu_check.chosen_runs('smoke', ['hippocampus'], [0, 1])
     keys = [run.key for run in runs]
     assert len(set(keys)) == len(keys) and {run.seed for run in runs if run.steps} == {0, 1}
     assert all(keys.index(run.start.key) < keys.index(run.key) for run in runs if run.start)
@@ -103,13 +103,13 @@ def test_a_parent_comes_before_its_children(tmp_path, monkeypatch, data):
 
 def test_the_archive_leaves_out_what_has_no_room(tmp_path, monkeypatch, data):
     monkeypatch.setenv('REGPRE_DATA', str(data[0]))
-    runs = gpu_check.chosen_runs('smoke', 'hippocampus', [0])[:4]
+    runs = gpu_check.chosen_runs('smoke', ['hippocampus'], [0])[:4]
     for run in runs:
         folder = gpu_check.run_folder_of(run, tmp_path)
         folder.mkdir(parents=True)
         (folder / 'run.json').write_text('{}')
         for name in (run.leaves[-1] if run.leaves else 'model', 'last'):
-            (folder / f'{name}.safetensors').write_bytes(bytes(40_000))
+            (folder / f'{name}.safetensors').write_bytes(os.urandom(40_000))
     out = tmp_path / 'out'
     out.mkdir()
     left_out = gpu_check.pack_runs(runs, tmp_path, out, part=50_000, parts=3)
@@ -128,7 +128,7 @@ def test_the_archive_leaves_out_what_has_no_room(tmp_path, monkeypatch, data):
 
 def test_the_archive_keeps_checkpoints_of_what_is_not_done(tmp_path, monkeypatch, data):
     monkeypatch.setenv('REGPRE_DATA', str(data[0]))
-    run = next(run for run in gpu_check.chosen_runs('smoke', 'hippocampus', [0]) if run.steps)
+    run = next(run for run in gpu_check.chosen_runs('smoke', ['hippocampus'], [0]) if run.steps)
     folder, out = gpu_check.run_folder_of(run, tmp_path / 'root'), tmp_path / 'out'
     for path in (folder, out): path.mkdir(parents=True)
     for name in ('last.safetensors', 'best.safetensors', 'log.jsonl', '.lock'): (folder / name).write_text(name)

@@ -529,15 +529,20 @@ UNFINISHED = 'last.safetensors', 'best.safetensors'  # with the optimiser; of fi
 def to_keep(runs: Sequence, root: Path) -> Iterator[tuple[Path, ...]]:
     "Files of the runs that belong together, the most needed first: a checkpoint without its best weights is none."
     folders = [(run, run_folder_of(run, root), is_done(run, root)) for run in runs]
+    first = min((getattr(run, 'seed', 0) for run in runs), default=0)
     for _, folder, _ in folders:
         if folder.is_dir():
             yield tuple(path for path in sorted(folder.iterdir()) if path.suffix in TEXTS and path.name[0] != '.')
-    for encoders in (True, False):
+    def weights(wanted):
         for run, folder, done in folders:
-            if done and ('encoder' in run.leaves) == encoders:
-                yield tuple(path for name in WEIGHTS if (path := folder / name).exists())
-    for _, folder, done in folders:
-        if not done: yield tuple(path for name in UNFINISHED if (path := folder / name).exists())
+            if done and wanted(run): yield tuple(path for name in WEIGHTS if (path := folder / name).exists())
+
+    yield from weights(lambda run: 'encoder' in run.leaves)
+    yield from weights(lambda run: 'encoder' not in run.leaves and getattr(run, 'seed', first) == first)
+    begun = sorted((-run.done(folder)[0], number) for number, (run, folder, done) in enumerate(folders) if not done)
+    for _, number in begun:  # those that are nearest to their end first
+        yield tuple(path for name in UNFINISHED if (path := folders[number][1] / name).exists())
+    yield from weights(lambda run: 'encoder' not in run.leaves and getattr(run, 'seed', first) != first)
 
 
 def write_archive(groups: Iterable[tuple[Path, ...]], root: Path, out: Path, part: int = PART,
