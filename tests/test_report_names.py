@@ -146,5 +146,5 @@ def test_few_cases():
 def test_six_people():
     "Six have an interval, and may decide."
     better = compare(scores(0.2, CASES[:6]), scores(0., CASES[:6]))
-    assert better.low == pytest.approx(0.2) and better.p_value == 2 / 2**6
+    assert better.low == pytest.approx(0.2) and better.p_value == 2 / 10_000
     assert gains(better, better.p_value) == matches(better, MARGINS['Dice']) == 'reproduced'

@@ -189,7 +189,7 @@ def estimate(
     draws = _draws(values, weights, people, rng, level)
     tail = (1 + min((draws <= 0).sum(), (draws >= 0).sum())) / (1 + len(draws))
     ends = np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2]) if people >= FEWEST_SUBJECTS else [np.nan] * 2
-    return Estimate(float(values.mean()), *map(float, ends), float(min(1, max(2 * tail, 2. ** (1 - people)))), **told)
+    return Estimate(float(values.mean()), *map(float, ends), float(min(1, 2 * tail)), **told)
 
 # %% ../../nbs/compare/30_statistics.ipynb #252d1684
 def interval_text(
