@@ -126,7 +126,7 @@ class Estimate(NamedTuple):
     mean: float
     low: float        # interval; NaN with fewer than six people
     high: float
-    p_value: float    # two-sided, of 0
+    p_value: float    # two-sided, of 0; NaN with fewer than six people
     subjects: int     # people that were drawn
     lowest: float     # the smallest value of a pair, over its seeds
     highest: float    # and the largest
@@ -185,10 +185,10 @@ def estimate(
     pairs, own = values.mean(axis=1), values.mean(axis=0)
     told = dict(subjects=people, lowest=float(pairs.min()), highest=float(pairs.max()), seeds=seeds,
                 sd_seeds=float(own.std(ddof=1)) if seeds > 1 else float('nan'))
-    if people < 2: return Estimate(float(values.mean()), np.nan, np.nan, 1.0, **told)
+    if people < FEWEST_SUBJECTS: return Estimate(float(values.mean()), np.nan, np.nan, np.nan, **told)
     draws = _draws(values, weights, people, rng, level)
     tail = (1 + min((draws <= 0).sum(), (draws >= 0).sum())) / (1 + len(draws))
-    ends = np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2]) if people >= FEWEST_SUBJECTS else [np.nan] * 2
+    ends = np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2])
     return Estimate(float(values.mean()), *map(float, ends), float(min(1, 2 * tail)), **told)
 
 # %% ../../nbs/compare/30_statistics.ipynb #252d1684

@@ -63,9 +63,9 @@ def judged(claims: Sequence[Claim],  # of one page
         if claim.verdict: return claim
         p = corrected.get(n)
         verdict = matches(claim.found, claim.margin) if p is None else gains(claim.found, p)
-        told = f'margin {claim.margin:g}' if p is None else f'p after Holm {p:.2g}'
+        told = f'; margin {claim.margin:g}' if p is None else '' if np.isnan(p) else f'; p after Holm {p:.2g}'
         alone = ' (one seed)' * (claim.found.seeds == 1 and verdict != 'undecided')
-        return replace(claim, here=f'{claim.here}; {told}', verdict=verdict + alone)
+        return replace(claim, here=claim.here + told, verdict=verdict + alone)
     return [decided(n, claim) for n, claim in enumerate(claims)]
 
 # %% ../../nbs/paper/44_claims.ipynb #92596176
@@ -77,8 +77,8 @@ def described(found: Estimate,  # a difference of two methods
     what = 'subject' if unit == 'Dice' else 'landmark' if found.subjects > 20 else 'case'
     seeds = f', {found.seeds} seed{"s" * (found.seeds != 1)}' * bool(found.seeds)
     people = {'subject': 'people'}.get(what, f'{what}s')
-    return (f'{form.format(found.mean)} {unit} ({found.between(form, what)}; p = {found.p_value:.2g}, '
-            f'{found.subjects} {people}{seeds})')
+    p = '' if np.isnan(found.p_value) else f'p = {found.p_value:.2g}, '
+    return f'{form.format(found.mean)} {unit} ({found.between(form, what)}; {p}{found.subjects} {people}{seeds})'
 
 
 def difference_claim(sentence: str,  # the claim

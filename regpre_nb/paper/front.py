@@ -84,6 +84,7 @@ def _listed(words: Sequence[str]) -> str:
 
 def _probability(p: float) -> str:
     "A p-value in a sentence."
+    if pd.isna(p): return 'too few people for a test'
     return 'p < 0.0001' if p < 1e-4 else f'p = {p:.2g}'
 
 
