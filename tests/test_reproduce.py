@@ -172,7 +172,7 @@ def test_told(project, known):
     "Standard output holds the table, the words that say what the data are, and where the figures lie."
     for label in study_runs('2_ablation', **SMOKE): assert label in known['told']
     row = pd.read_csv(project / RESULTS / 'tables' / 'table1.csv').iloc[0]
-    assert f"{row['Dice mean']:.3f}" in known['told']
+    assert f"{row['Dice mean']:.4f}" in known['told']
     assert load_cohort('template').description in known['told']
     count = len(all_runs(**SMOKE)) + len(studies('template'))
     assert f' of {count} done' in known['complained'] and 'begins, log: ' in known['complained']
