@@ -33,11 +33,11 @@ from regpre_nb.paper.studies import study_rows
 from regpre_nb.paper.tables import read_scores, results_folder, save_scores, save_summary
 
 print(f'9_half: {dict(profile=profile, data=data, seed=seed)}')
-runs = {row.label: row.run for row in study_rows('9_half', profile, data, seed)}
-for run in runs.values(): train(run, root)
+rows = study_rows('9_half', profile, data, seed)
+for row in rows: train(row.run, root)
 folder = results_folder(profile, data, seed, root)
-save_scores(runs, read_scores(runs, root), folder)
-save_summary('9_half', runs, folder, root)
+save_scores(rows, read_scores(rows, root), folder)
+save_summary('9_half', rows, folder, root)
 '''
 
 

@@ -6,11 +6,12 @@ import pandas as pd
 import pytest
 
 from regpre_nb.learn.scoring import pair_name, subject_rows
-from regpre_nb.paper.claims import Claim, claims_page, gains, matches
+from regpre_nb.paper.claims import MARGINS, Claim, claims_page, gains, matches
 from regpre_nb.paper.comparison import box_figure, by_start, cost_table, pair_costs, tuning_table
 from regpre_nb.paper.front import stored_table
 from regpre_nb.paper.jobs import Initial, run_folder
 from regpre_nb.paper.landmarks import case_errors, case_table, compare_errors, landmark_table, readable_errors
+from regpre_nb.paper.studies import Row
 from regpre_nb.paper.tables import (
     compare,
     read_per_subject,
@@ -30,6 +31,9 @@ LABELS = 'Initial', 'Better'
 def run(name: str) -> Initial:
     "A run of which only the folder matters."
     return Initial(name=name, profile='smoke', data='made-up')
+
+
+ROWS = [Row(label, label, run(label)) for label in LABELS]
 
 
 def scores(gain: float, cases: list[str] = CASES) -> pd.DataFrame:
@@ -52,13 +56,13 @@ def written(tmp_path) -> Path:
 @pytest.fixture
 def found(written) -> dict[str, pd.DataFrame]:
     "The scores, read back."
-    return read_scores({label: run(label) for label in LABELS}, written)
+    return read_scores(ROWS, written)
 
 
 def test_scores_come_back(found, tmp_path):
     "Nobody vanishes, no name changes; also in what goes into results/."
     for label, gain in zip(LABELS, (0., 0.1)): pd.testing.assert_frame_equal(found[label], scores(gain))
-    save_scores({label: run(label) for label in LABELS}, found, tmp_path)
+    save_scores(ROWS, found, tmp_path)
     again = read_per_subject(tmp_path / 'scores' / 'Better.csv')
     assert again['fixed'].unique().tolist() == CASES and again['structure'].unique().tolist() == STRUCTURES
 
@@ -123,7 +127,7 @@ def test_few_people(people):
     cases = CASES[:people]
     better = compare(scores(0.2, cases), scores(0., cases))
     assert pd.isna([better.low, better.high]).all()
-    assert gains(better) == matches(better) == 'undecided'
+    assert gains(better, 0.) == matches(better, MARGINS['Dice']) == 'undecided'
     row = readable(score_table({'Better': scores(0.2, cases)}, {})).iloc[0]
     assert row['95 % interval'].startswith('range ' if people > 1 else 'no interval')
     assert f'({people} subject' in row['95 % interval'] and f'({people} subject' in better.between()
@@ -134,7 +138,7 @@ def test_few_cases():
     frame = pd.concat([pd.DataFrame({'pair': case, 'fixed': case, 'tre_mm': [1. + i, 2. + i], 'ndv_percent': 0.})
                        for i, case in enumerate('abc')], ignore_index=True)
     better = frame.assign(tre_mm=frame['tre_mm'] - 0.5)
-    assert gains(compare_errors(frame, better)) == 'undecided'
+    assert gains(compare_errors(frame, better), 0.) == 'undecided'
     text = readable_errors(landmark_table({'one': frame, 'other': better}, {'other': 'one'}))
     assert text['difference (mm)'].tolist() == ['', '-0.500 (range -0.500 to -0.500 (3 cases))']
 
@@ -142,4 +146,5 @@ def test_few_cases():
 def test_six_people():
     "Six have an interval, and may decide."
     better = compare(scores(0.2, CASES[:6]), scores(0., CASES[:6]))
-    assert better.low == pytest.approx(0.2) and gains(better) == matches(better) == 'reproduced'
+    assert better.low == pytest.approx(0.2) and better.p_value == 2 / 10_000
+    assert gains(better, better.p_value) == matches(better, MARGINS['Dice']) == 'reproduced'

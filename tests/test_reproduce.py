@@ -18,7 +18,7 @@ from matplotlib.image import imread
 
 from regpre_nb.data.cohorts import load_cohort
 from regpre_nb.paper.jobs import run_folder
-from regpre_nb.paper.studies import all_runs, studies, study_runs, with_pretraining
+from regpre_nb.paper.studies import all_runs, studies, study_rows, study_runs, with_pretraining
 from regpre_nb.paper.tables import read_scores, score_table
 
 ASKED = '--profile', 'smoke', '--data', 'template'
@@ -119,7 +119,7 @@ def test_every_run_once(project):
             assert steps == list(range(1, run.steps + 1)), run.key
             assert (folder / f'{run.leaves[-1]}.safetensors').is_file()
     pairs = {tuple(frame[['moving', 'fixed']].drop_duplicates().itertuples(index=False, name=None))
-             for frame in read_scores(study_runs('2_ablation', **SMOKE), project).values()}
+             for frame in read_scores(study_rows('2_ablation', **SMOKE), project).values()}
     assert len(pairs) == 1, 'the runs were scored on different pairs'
 
 
@@ -172,7 +172,7 @@ def test_told(project, known):
     "Standard output holds the table, the words that say what the data are, and where the figures lie."
     for label in study_runs('2_ablation', **SMOKE): assert label in known['told']
     row = pd.read_csv(project / RESULTS / 'tables' / 'table1.csv').iloc[0]
-    assert f"{row['Dice mean']:.3f}" in known['told']
+    assert f"{row['Dice mean']:.4f}" in known['told']
     assert load_cohort('template').description in known['told']
     count = len(all_runs(**SMOKE)) + len(studies('template'))
     assert f' of {count} done' in known['complained'] and 'begins, log: ' in known['complained']
@@ -216,8 +216,8 @@ def test_lost_run(project):
 
 def test_table_without_weights(project, tmp_path):
     "The table follows from the files per_subject.csv alone."
-    runs = study_runs('2_ablation', **SMOKE)
-    for run in runs.values():
+    rows = study_rows('2_ablation', **SMOKE)
+    for run in (run for row in rows for run in row.runs):
         target = run_folder(run, tmp_path)
         target.mkdir(parents=True)
         shutil.copy(run_folder(run, project) / 'per_subject.csv', target)
@@ -225,7 +225,7 @@ def test_table_without_weights(project, tmp_path):
     stored['compared with'] = stored['compared with'].fillna('')
     reference = {row['method']: row['compared with'] for _, row in stored.iterrows() if row['compared with']}
     assert reference
-    again = score_table(read_scores(runs, tmp_path), reference)
+    again = score_table(read_scores(rows, tmp_path), reference)
     shared = [column for column in again.columns if column in stored.columns]
     assert {'method', 'Dice mean', '%NDV mean', 'p'} <= set(shared)
     pd.testing.assert_frame_equal(again[shared], stored[shared], check_dtype=False, rtol=1e-9)

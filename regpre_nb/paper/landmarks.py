@@ -14,20 +14,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..compare.statistics import interval_text
+from ..compare.statistics import NO_SEED, Estimate, differences, estimate, interval_text
 from ..method.settings import InputError
-from .claims import Claim, gains
-from .tables import Comparison, compare_values, paired_tests, published
+from .claims import Claim, described
+from .tables import ALONE, between_seeds, paired_tests, published
 
 # %% ../../nbs/paper/45_landmarks.ipynb #eee51248
-def case_errors(scores: pd.DataFrame,  # per_subject.csv of a cohort with landmarks
+def case_errors(scores: pd.DataFrame,  # per_subject.csv of a cohort with landmarks, of all its seeds
                ) -> pd.DataFrame:      # index fixed; columns mean and sd (mm), points, outside, ndv_percent
     "One row a case, in the order of the file."
     if missing := {'fixed', 'tre_mm', 'ndv_percent'} - set(scores):
         raise InputError(f'scores lack the columns {sorted(missing)}; read per_subject.csv of a cohort with landmarks.')
     cases = scores.groupby('fixed', sort=False)
     errors = cases['tre_mm'].agg(mean='mean', sd='std', points='count')
-    return errors.assign(outside=cases['tre_mm'].size() - errors['points'], ndv_percent=cases['ndv_percent'].first())
+    seeds = scores['seed'].nunique() if 'seed' in scores else 1
+    return errors.assign(points=errors['points'] // seeds, ndv_percent=cases['ndv_percent'].mean(),
+                         outside=(cases['tre_mm'].size() - errors['points']) // seeds)
 
 # %% ../../nbs/paper/45_landmarks.ipynb #22115dd9
 def average_error(scores: pd.DataFrame,  # per_subject.csv of a cohort with landmarks
@@ -39,20 +41,22 @@ def average_error(scores: pd.DataFrame,  # per_subject.csv of a cohort with land
                       'outside': cases['outside'].sum()})
 
 # %% ../../nbs/paper/45_landmarks.ipynb #d27f2f96
-def error_units(scores: pd.DataFrame,  # per_subject.csv of a cohort with landmarks
-               ) -> pd.Series:         # mm; index the case, or the landmark where there is one case only
-    "What a paired test compares: the means of cases, or the landmarks of a single case."
-    means = case_errors(scores)['mean']
-    return means if len(means) > 1 else scores['tre_mm'].reset_index(drop=True)
+def error_units(scores: pd.DataFrame,  # per_subject.csv of a cohort with landmarks; `seed` where it was trained
+               ) -> pd.DataFrame:      # mm; index the case, or the landmark of the only case; a column a seed
+    "What a comparison rests on: the means of cases, or the landmarks of a single case."
+    def of_seed(frame):
+        means = case_errors(frame)['mean']
+        return means if len(means) > 1 else frame['tre_mm'].reset_index(drop=True)
+    if 'seed' not in scores: return of_seed(scores).to_frame(NO_SEED)
+    return pd.DataFrame({seed: of_seed(frame) for seed, frame in scores.groupby('seed')})
 
 
 def compare_errors(scores: pd.DataFrame,     # per_subject.csv of a cohort with landmarks
                    reference: pd.DataFrame,  # the same pairs
                    seed: int = 0,            # of the bootstrap
-                  ) -> Comparison:           # of errors in mm; below 0 the first is better
+                  ) -> Estimate:             # of errors in mm; below 0 the first is better
     "The paired comparison of two methods over cases."
-    one, other = error_units(scores), error_units(reference)
-    return compare_values(one, other, seed)
+    return estimate(differences(error_units(scores), error_units(reference)), seed)
 
 # %% ../../nbs/paper/45_landmarks.ipynb #80636465
 def landmark_table(scores: Mapping[str, pd.DataFrame],  # label -> per_subject.csv, the same pairs in each
@@ -61,9 +65,7 @@ def landmark_table(scores: Mapping[str, pd.DataFrame],  # label -> per_subject.c
                   ) -> pd.DataFrame:                    # one row a label
     "Averages of several methods, with paired tests over cases."
     compared = paired_tests(scores, reference, partial(compare_errors, seed=seed))
-    alone = {'compared with': ''} | dict.fromkeys((
-        'difference', 'low', 'high', 'lowest difference', 'highest difference', 'p', 'p (Holm)'), np.nan)
-    return pd.DataFrame([{'method': label, **average_error(frame), **compared.get(label, alone)}
+    return pd.DataFrame([{'method': label, **average_error(frame), **compared.get(label, ALONE)}
                          for label, frame in scores.items()])
 
 
@@ -98,6 +100,7 @@ def readable_errors(table: pd.DataFrame,  # from `landmark_table`
              '%NDV': number(row, '{:.4f}', 'ndv_percent'),
              'cases (points)': f'{row["cases"]:.0f} ({row["points"]:.0f})', 'compared with': row['compared with'],
              'difference (mm)': _difference(row),
+             'between seeds': between_seeds(row['seeds compared'], row['sd of seeds']),
              'p': number(row, '{:.2g}', 'p'), 'p (Holm)': number(row, '{:.2g}', 'p (Holm)')}
             for _, row in table.iterrows()]
     return pd.DataFrame(rows)
@@ -134,17 +137,10 @@ def leave_one_out(validation: pd.DataFrame,  # validation.jsonl of a run on a co
     return pd.DataFrame.from_dict(rows, orient='index')
 
 # %% ../../nbs/paper/45_landmarks.ipynb #1b2a19de
-def _millimetres(found: Comparison) -> str:
-    "A difference of errors with its interval and test."
-    unit = 'landmark' if found.subjects > 20 else 'case'
-    return (f'{found.difference:+.3f} mm ({found.between("{:+.3f}", unit)}; p = {found.p_value:.2g}, '
-            f'{found.subjects} {unit}s)')
-
-
-def _lower(found: Comparison) -> Comparison:
+def _lower(found: Estimate) -> Estimate:
     "A difference of errors as a gain: above 0 where the first has the lower error."
-    return Comparison(-found.difference, -found.high, -found.low, found.p_value, found.subjects, -found.highest,
-                      -found.lowest)
+    return found._replace(mean=-found.mean, low=-found.high, high=-found.low, lowest=-found.highest,
+                          highest=-found.lowest)
 
 
 def lung_claims(scores: Mapping[str, pd.DataFrame],  # label -> per_subject.csv
@@ -156,21 +152,21 @@ def lung_claims(scores: Mapping[str, pd.DataFrame],  # label -> per_subject.csv
     paper, found = published(root, 5, 'tre_mm'), []
     theirs = {label: paper.loc[('Avg. TRE', label), 'mean'] for label in paper.index.unique('column')}
 
-    def add(sentence, one, other, verdict):
+    def add(sentence, one, other):
         if one not in scores or other not in scores: return
         difference = compare_errors(scores[one], scores[other], seed)
         place = f'table 5: {theirs[one]:.3f} against {theirs[other]:.3f} mm' if one in theirs else 'appendix H'
-        found.append(Claim(sentence, place, f'{one} minus {other}: {_millimetres(difference)}',
-                           verdict(_lower(difference))))
+        found.append(Claim(sentence, place, f'{one} minus {other}: {described(difference, "mm")}',
+                           found=_lower(difference)))
 
     pretrained, optimised = 'TransMorph w/ pretraining', 'TransMorph w/ pretraining, optimised'
-    add('Pretraining lowers the landmark error.', pretrained, 'TransMorph', gains)
-    add('Training on four pairs lowers it at all.', 'TransMorph', 'Initial', gains)
+    add('Pretraining lowers the landmark error.', pretrained, 'TransMorph')
+    add('Training on four pairs lowers it at all.', 'TransMorph', 'Initial')
     for method in ('ConvexAdam', 'deedsBCV'):
-        add(f'{method}, which optimises each pair, does better than the pretrained network.', method, pretrained, gains)
-    add('Instance optimisation would improve the pretrained network further.', optimised, pretrained, gains)
+        add(f'{method}, which optimises each pair, does better than the pretrained network.', method, pretrained)
+    add('Instance optimisation would improve the pretrained network further.', optimised, pretrained)
     add('It ends lower where it starts from the pretrained network than from nothing (not in the paper).', optimised,
-        'Optimised from nothing', gains)
+        'Optimised from nothing')
     average = average_error(scores[pretrained])
     found.append(Claim('The error of the pretrained network is within two voxels.',
                        f'appendix H: {theirs[pretrained]:.3f} mm with voxels of 1.14 to 1.6 mm',

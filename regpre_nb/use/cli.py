@@ -164,14 +164,14 @@ def _table(path):
     "A table as rich prints it: every cell is text, whatever brackets it holds."
     caption, (head, *rows) = _read_markdown(path)
     table = Table(title=Text(caption), title_justify='left')
-    for name in head: table.add_column(Text(name))
+    for place, name in enumerate(head): table.add_column(Text(name), no_wrap=place == 0)  # what a row is, in one line
     for row in rows: table.add_row(*map(Text, row))
     return table
 
 
 def _show(folder, description):
     "Print the tables of a results folder and where its figures lie."
-    console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else 220, highlight=False)
     for path in sorted((folder / 'tables').glob('*.md')): console.print(_table(path))
     console.print(Text(f'Data: {description}.'))
     places = '  '.join(f'{name}: {folder / name.lower()}' for name in ('Tables', 'figures', 'notebooks'))
