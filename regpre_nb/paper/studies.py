@@ -6,13 +6,15 @@
 __all__ = ['RELEASED', 'VARIANTS', 'IN_DOMAIN', 'RowsOf', 'STUDIES', 'pretraining_run', 'in_domain_run', 'finetuning_run',
            'random_only_run', 'initial_run', 'pairwise_run', 'synthmorph_run', 'Row', 'Share', 'Study', 'study',
            'no_runs', 'ablation', 'share_label', 'data_fraction', 'in_domain', 'comparison', 'lung', 'claims',
-           'studies', 'study_rows', 'study_runs', 'with_pretraining', 'all_runs', 'by_priority', 'lengths_of']
+           'studies', 'study_rows', 'study_runs', 'with_pretraining', 'all_runs', 'is_made', 'ready_rows',
+           'by_priority', 'lengths_of']
 
 # %% ../../nbs/paper/42_studies.ipynb #52919209
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 
 import pandas as pd
 
@@ -21,7 +23,7 @@ from ..compare.pairwise import PairwiseSettings
 from ..data.cohorts import COHORTS, Cohort, CohortEntry, load_cohort, subset
 from ..learn.pretrain import ABLATIONS, PRETRAIN
 from ..method.settings import InputError, adding, changed, load_additions
-from .jobs import Finetune, Initial, Pairwise, Pretrain, Run, Synth, on_data
+from .jobs import Finetune, Initial, Pairwise, Pretrain, Run, Synth, on_data, run_folder, train
 from .profiles import load_profile
 
 # %% ../../nbs/paper/42_studies.ipynb #6f0009fb
@@ -406,6 +408,27 @@ def all_runs(profile: str,   # a key of `PROFILES`
     runs, cohort = {}, _cohort(data)
     for study in studies(cohort): runs |= with_pretraining(study_runs(study, profile, cohort, seed))
     return list(runs.values())
+
+# %% ../../nbs/paper/42_studies.ipynb #f16412c1
+def is_made(run: Run,          # any
+            root: str | Path,  # the project's folder
+           ) -> bool:
+    "Whether a run is finished."
+    return (run_folder(run, root) / 'run.json').exists()
+
+
+def ready_rows(rows: Sequence[Row],         # from `study_rows`
+               root: str | Path,            # the project's folder
+               train_missing: bool = True,  # or leave out what is not finished
+              ) -> list[Row]:               # whose runs are all finished
+    "The rows of a study that can be shown, after training or without."
+    if train_missing:
+        for row in rows:
+            for run in row.runs: train(run, root)
+        return [*rows]
+    made = [(row, [run for run in row.runs if is_made(run, root)]) for row in rows]
+    if missing := [row.label for row, runs in made if not runs]: print(f'Not run: {"; ".join(missing)}.')
+    return [replace(row, run=runs[0], further=tuple(runs[1:])) for row, runs in made if runs]
 
 # %% ../../nbs/paper/42_studies.ipynb #9f31b7e4
 def by_priority(profile: str,        # a key of `PROFILES`

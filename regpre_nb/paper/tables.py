@@ -492,6 +492,7 @@ def execute_study(study: str,              # name of a notebook in nbs/studies
                   data: str,               # name of a cohort
                   seed: int = 0,           # of its runs
                   root: str | Path = '.',  # the project's folder
+                  train_missing: bool = True,  # or show only what is finished
                  ) -> Path:                # the executed notebook
     "Execute a study notebook and keep it in the results folder."
     study_rows(study, profile, data, seed)
@@ -501,7 +502,8 @@ def execute_study(study: str,              # name of a notebook in nbs/studies
     unfinished = make_folder(root / 'runs' / f'{profile}-{data}') / file
     target = make_folder(results_folder(profile, data, seed, root) / 'notebooks') / file
     asked = dict(profile=profile, data=data, seed=seed)
-    notebook = _papermill(source, unfinished, asked, study)
+    more = {} if train_missing else {'train_missing': False}
+    notebook = _papermill(source, unfinished, asked | more, study)
     if not _reports(notebook, f'{study}: {asked}'):
         raise InputError(f'{source} does not report the parameters {asked} that it was given; '
                          'its cell with the tag parameters must stand first.')

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'data_app', 'ProfileOption', 'DataOption', 'SeedOption', 'RootOption', 'NameArgument', 'KeepOption',
-           'reproduce', 'store', 'status', 'runs', 'dry_run', 'train_one', 'study_page', 'list_data', 'download',
-           'hippocampus', 'phantom', 'check_files', 'convert_files', 'main']
+           'reproduce', 'store', 'status', 'runs', 'dry_run', 'train_one', 'study_page', 'tables', 'list_data',
+           'download', 'hippocampus', 'phantom', 'check_files', 'convert_files', 'main']
 
 # %% ../../nbs/use/51_cli.ipynb #9823a334
 import fcntl
@@ -366,6 +366,31 @@ def study_page(
         target = execute_study(name, profile, data, seed, root)
         note_study(name, results, mark, time.time() - started, root)
     typer.echo(str(target))
+
+
+@app.command()
+def tables(
+    profile: ProfileOption = 'cpu',
+    data: DataOption = 'template',
+    seed: SeedOption = 0,
+    root: RootOption = Path('.'),
+) -> None:
+    "Draw tables, figures and claims of the runs that are finished, here or stored with the results; train nothing."
+    from regpre_nb.data.cohorts import load_cohort
+    from regpre_nb.method.settings import InputError
+    from regpre_nb.paper.tables import execute_study
+    from regpre_nb.use.life import drawable, make_plan, note_study, restore_runs
+    root, cohort = _project(root), load_cohort(data)
+    plan = make_plan(profile, cohort, seed, root)
+    if taken := restore_runs(plan.runs, root): typer.echo(f'{len(taken)} runs taken from {plan.results}/runs')
+    names = drawable(plan)
+    if not names: raise InputError(f'No run of {profile} on {data} is finished, here or in {plan.results}/runs.')
+    for name in names:
+        started = time.time()
+        typer.echo(str(execute_study(name, profile, data, seed, root, train_missing=False)))
+        note_study(name, plan.results, cohort.fingerprint(), time.time() - started, root)
+    _show(plan.results, cohort.description)
+
 
 # %% ../../nbs/use/51_cli.ipynb #09de4cad
 NameArgument = Annotated[str, typer.Argument(help='Cohort, as `regpre data list` names them.')]

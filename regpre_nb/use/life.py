@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LEADER', 'held', 'claim', 'end_with_reproduction', 'group', 'Job', 'last_line', 'Pace', 'known_pace', 'in_words',
            'Plan', 'make_plan', 'jobs', 'time_left', 'reasons', 'take_back', 'forget_failures', 'note_study',
-           'store_runs', 'restore_runs', 'how_far', 'watch']
+           'store_runs', 'restore_runs', 'drawable', 'how_far', 'watch']
 
 # %% ../../nbs/use/50_life.ipynb #e927a0b2
 import fcntl
@@ -27,7 +27,7 @@ from ..data.cohorts import Cohort, load_cohort
 from ..data.files import make_folder, only_process, write_bytes, write_json
 from ..method.settings import InputError
 from ..paper.jobs import Run, outdated, run_folder
-from ..paper.studies import STUDIES, studies, study_runs, with_pretraining
+from ..paper.studies import STUDIES, is_made, studies, study_runs, with_pretraining
 from ..paper.tables import read_per_subject, results_folder
 
 # %% ../../nbs/use/50_life.ipynb #6c040a51
@@ -408,6 +408,15 @@ def restore_runs(runs: Sequence[Run],  # in an order in which they can be traine
                     write_json(target / path.name, json.loads(path.read_text()) | {'stored': True})
         taken.append(run.key)
     return taken
+
+
+def drawable(plan: Plan,
+            ) -> list[str]:  # names, the claims last
+    "The studies with two finished runs or more, one of which was trained."
+    def enough(runs):
+        made = [run for run in runs.values() if run.scored and is_made(run, plan.root)]
+        return len(made) > 1 and any(run.steps for run in made)
+    return [study for study, runs in plan.studies.items() if enough(runs)]
 
 # %% ../../nbs/use/50_life.ipynb #6ff062b7
 def how_far(found: list[Job],
