@@ -27,12 +27,13 @@ export REGPRE_FIXTURES
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test reproduce dry-run bench gpu-check lab docs prepare clean
+.PHONY: help setup test reproduce tables dry-run bench gpu-check lab docs prepare clean
 
 help:
 	@echo 'make setup       the environment: .venv, from constraints.txt'
 	@echo 'make test        every notebook, the guards and a tiny reproduction'
 	@echo 'make reproduce   train, evaluate, tables and figures   [PROFILE=$(PROFILE)] [DATA=$(DATA)] [SEED=$(SEED)]'
+	@echo 'make tables      tables and figures of the runs that are finished or stored; trains nothing   [PROFILE=night] [DATA=hippocampus]'
 	@echo 'make dry-run     build every run at full size and take one step of it, on made-up files    [PROFILE=paper] [DATA=ixi]'
 	@echo 'make bench       time and memory beside MONAI, neurite and voxelmorph, speed of reading, in results/bench (15 minutes)'
 	@echo 'make gpu-check   on one GPU: tests, speed and runs of the profile gpu, in runs/gpu-check   [DATA=hippocampus] [LIMIT=$(LIMIT)]'
@@ -60,6 +61,11 @@ test: setup
 
 reproduce: setup
 	@$(RUN)/regpre reproduce --profile $(PROFILE) --data $(DATA) --seed $(SEED)
+
+# Here the defaults are those of the stored results.
+tables: setup
+	@$(RUN)/regpre tables --profile $(if $(filter file,$(origin PROFILE)),night,$(PROFILE)) \
+		--data $(if $(filter file,$(origin DATA)),hippocampus,$(DATA)) --seed $(SEED)
 
 # Of this target alone the defaults are the paper's profile and data.
 dry-run: setup

@@ -191,12 +191,13 @@ def test_template_is_offline(tmp_path):
     assert done.returncode == 0 and (run_folder(run, tmp_path / 'out') / 'run.json').is_file(), done.stderr
 
 
-@pytest.mark.parametrize('target', ['help', 'setup', 'test', 'reproduce', 'lab', 'docs', 'prepare', 'clean'])
+@pytest.mark.parametrize('target', 'help setup test reproduce tables lab docs prepare clean'.split())
 def test_make(target):
     "Each target can be made from what stands in the project, and is not taken for a file."
     done = subprocess.run(['make', '-n', target], cwd=ROOT, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0 and 'is up to date' not in done.stdout, done.stdout + done.stderr
-    wanted = {'test': 'pytest tests', 'reproduce': 'regpre reproduce --profile cpu --data template --seed 0',
+    wanted = {'test': 'pytest tests', 'tables': 'regpre tables --profile',
+              'reproduce': 'regpre reproduce --profile cpu --data template --seed 0',
               'lab': 'jupyter lab', 'docs': 'tools/docs.py', 'prepare': 'nbdev_export', 'clean': 'rm -rf'}
     assert wanted.get(target, '') in done.stdout
 

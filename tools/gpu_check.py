@@ -492,7 +492,8 @@ def run_folder_of(run, root: Path) -> Path:
 
 def is_done(run, root: Path) -> bool:
     "Whether a run has ended."
-    return (run_folder_of(run, root) / 'run.json').exists()
+    from regpre_nb.paper.studies import is_made
+    return is_made(run, root)
 
 
 def stop(processes: Sequence[subprocess.Popen], patience: float = 5) -> None:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TABLES', 'SHARES', 'COHORTS', 'stored_table', 'FrontTable', 'front_table', 'pretraining_facts', 'seed_tables',
-           'across_seeds', 'gpu_facts', 'seed_facts', 'comparison_facts', 'landmark_facts', 'hours_of_runs', 'overview',
-           'mixed_facts', 'time_facts', 'results_section']
+           'across_seeds', 'gpu_facts', 'night_facts', 'seed_facts', 'comparison_facts', 'landmark_facts',
+           'hours_of_runs', 'overview', 'mixed_facts', 'time_facts', 'results_section']
 
 # %% ../../nbs/paper/47_front.ipynb #14e00003
 import json
@@ -18,7 +18,7 @@ import pandas as pd
 
 from ..compare.statistics import NO_SEED, differences, estimate, pair_values
 from ..data.files import read_table
-from .claims import UNFINISHED, count_verdicts
+from .claims import NOT_RUN, UNFINISHED, count_verdicts
 from .landmarks import case_errors
 from .profiles import FRACTIONS
 from .studies import share_label
@@ -48,6 +48,8 @@ _GAIN = {'difference': 'difference', '95 % interval of it': '95 % interval', 'be
 _SCORES = {'method': 'method', 'Dice': 'Dice', 'SD (pooled, the paper\'s)': 'SD (pooled)', 'compared with': 'minus',
            **_GAIN, 'paper: Dice on IXI': 'paper, IXI'}
 TABLES = (
+    FrontTable('Real brains of IXI, labels by a network', 'night-ixi40', 'table2', _SCORES),
+    FrontTable('Real hippocampi, three seeds', 'night-hippocampus', 'table2', _SCORES),
     FrontTable('Real images: hippocampus', 'cpu-hippocampus', 'table1', _SCORES),
     FrontTable('The paper\'s headline, asked of the same data', 'cpu-hippocampus', 'headline',
                {name: name for name in ('method', 'images', 'steps', 'difference', 'seeds')} | {'p_value': 'p'},
@@ -162,6 +164,17 @@ def gpu_facts(root: str | Path,  # the project's folder
     return [f'{row.what}, {row.seed} seeds: {row.mean:+.4f} ({row.low:+.4f} to {row.high:+.4f}) Dice.'
             for row in means.itertuples()]
 
+
+def night_facts(folder: str | Path,  # results of the profile night
+               ) -> list[str]:       # sentences
+    "What tables 1 and 2 say of pretraining, with seeds and intervals."
+    path = Path(folder) / 'tables' / 'table2.csv'
+    if not path.is_file(): return []
+    rows = read_table(path, ('difference', 'low', 'high', 'seeds compared'))
+    rows = rows[(rows['compared with'] != '') & (rows['seeds compared'] > 1)]
+    return [f'{row["method"]}, minus without: {row["difference"]:+.4f} ({row["low"]:+.4f} to {row["high"]:+.4f}) Dice, '
+            f'{row["seeds compared"]:.0f} seeds.' for row in rows.to_dict('records')]
+
 # %% ../../nbs/paper/47_front.ipynb #14e0000d
 def seed_facts(root: str | Path,  # the project's folder
               ) -> list[str]:     # sentences
@@ -226,9 +239,10 @@ def landmark_facts(folder: str | Path,  # results/<profile>-<data> of a cohort w
 
 # %% ../../nbs/paper/47_front.ipynb #14e00014
 COHORTS = {  # folder under results/ -> what it is
+    'night-ixi40': 'real brains of IXI, labels by a network', 'night-hippocampus': 'real hippocampi',
     'cpu-hippocampus': 'real hippocampi', 'cpu-labelmaps': 'real brain anatomy, synthesised intensities',
     'cpu-template': 'simulated brains', 'cpu-lung_phantom': 'breathing phantom', 'cpu-lung_pair': 'one real lung pair'}
-_VERDICTS = 'reproduced', 'not reproduced', 'undecided', 'not testable here', UNFINISHED
+_VERDICTS = 'reproduced', 'not reproduced', 'undecided', NOT_RUN, 'not testable here', UNFINISHED
 _SHORT = {'not testable here': 'not testable', UNFINISHED: 'not trained'}
 
 
@@ -248,7 +262,8 @@ def overview(root: str | Path,  # the project's folder
         folder = Path(root) / 'results' / name
         if not (folder / 'README.md').is_file(): continue
         counts = count_verdicts(stored_table(folder / 'README.md')['verdict'])
-        rows.append({'`DATA`': f'[{name.removeprefix("cpu-")}](../results/{name}/README.md): {what}',
+        profile, data = name.split('-')
+        rows.append({'`PROFILE`': profile, '`DATA`': f'[{data}](../results/{name}/README.md): {what}',
                      **{_SHORT.get(verdict, verdict): str(counts.get(verdict, 0)) for verdict in _VERDICTS},
                      'hours': f'{hours_of_runs(folder):.1f}'})
     if not rows: return 'None is stored yet: `make reproduce` makes them.'
@@ -281,7 +296,10 @@ def results_section(root: str | Path,  # the project's folder
     "What the front page says of results."
     def folder(name): return Path(root) / 'results' / name
 
-    facts = {'Pretraining on real hippocampi, one seed': [*pretraining_facts(folder('cpu-hippocampus')),
+    facts = {'Pretraining on real brains of IXI, labels by a network, several seeds': night_facts(
+                 folder('night-ixi40')),
+             'Pretraining on real hippocampi, several seeds': night_facts(folder('night-hippocampus')),
+             'Pretraining on real hippocampi, one seed': [*pretraining_facts(folder('cpu-hippocampus')),
                                                           *seed_facts(root)],
              'Pretraining on real hippocampi, the paper\'s 250 epochs on a GPU': gpu_facts(root),
              'Pretraining on real brain anatomy, one seed': pretraining_facts(folder('cpu-labelmaps')),

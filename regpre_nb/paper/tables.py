@@ -157,9 +157,11 @@ def _intervals(table, form, low, high, lowest, highest):
 def _references(table):
     "What each row is compared with, and by which seeds where they are not all."
     seeds = table.set_index('method')['seeds']
-    return [row['compared with'] + ' (first seed)' * bool(
-                row['compared with'] and row['seeds compared'] < max(row['seeds'], seeds[row['compared with']]))
-            for row in table.to_dict('records')]
+    def told(row):
+        "The seeds, where one of the two has more."
+        if not (other := row['compared with']) or row['seeds compared'] >= max(row['seeds'], seeds[other]): return other
+        return f'{other} ({row["seeds compared"]:.0f} seed{"s" * (row["seeds compared"] != 1)} of both)'
+    return [told(row) for row in table.to_dict('records')]
 
 
 def _number(value):
