@@ -208,13 +208,18 @@ def store(
     data: DataOption = 'template',
     seed: SeedOption = 0,
     root: RootOption = Path('.'),
-    weights: Annotated[bool, typer.Option(help='Also the weights of this seed.')] = False,
+    weights: Annotated[bool, typer.Option(help='Also encoders, and networks of this seed that saw all cases.')] = False,
 ) -> None:
     "Keep settings, curves and scores of finished runs beside the results, from where `reproduce` takes them."
     from regpre_nb.use.life import make_plan, store_runs
     root = _project(root)
     plan = make_plan(profile, _cohort_or_plan(data), seed, root)
-    folders = store_runs(plan.runs, root, lambda run: weights and getattr(run, 'seed', None) == seed)
+    def needed(run):
+        "What others start from, and what figures show."
+        whole = getattr(run, 'fraction', 0) == 1 and run.seed == seed
+        return weights and (whole or 'encoder' in run.leaves)
+
+    folders = store_runs(plan.runs, root, needed)
     typer.echo(f'{len(folders)} of {len(plan.runs)} runs are stored in {plan.results}/runs')
 
 
