@@ -181,7 +181,8 @@ def _more_when_few(scores, values, fraction, seed):
     if missing := [label for label in sum(pairs, []) if label not in scores]:
         return Claim(sentence, 'table 2', f'not run: {" and ".join(missing)}', NOT_RUN)
     few, many = (differences(*(values(scores[label]) for label in pair)) for pair in pairs)
-    found = estimate(differences(few, many), seed)
+    both = differences(few, many)
+    few, many, found = few[both.columns], many[both.columns], estimate(both, seed)  # seeds that all four have
     return Claim(sentence, 'table 2', f'{few.to_numpy().mean():+.4f} against {many.to_numpy().mean():+.4f} Dice; '
                  f'difference {described(found)}', found=found)
 

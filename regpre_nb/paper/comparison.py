@@ -25,7 +25,7 @@ from ..compare.statistics import Estimate, dice_table, pair_values
 from ..data.cohorts import Cohort
 from ..data.files import read_table
 from ..learn.training import read_log
-from .claims import MARGINS, UNFINISHED, Claim, Scores, difference_claim, still_rising
+from .claims import MARGINS, NOT_RUN, UNFINISHED, Claim, Scores, difference_claim, still_rising
 from .jobs import Pairwise, Run, Synth, run_folder
 from .tables import plain_text, published
 
@@ -206,6 +206,7 @@ def comparison_claims(scores: Scores,                # of 5_comparison
                      ) -> list[Claim]:
     "What table 4 says, and what is said beyond it."
     paper, pretrained, found = published(root, 4), 'TransMorph w/ pretraining', []
+    absent = {method.label for name, method in METHODS.items() if missing(name)}
     places = {'deedsBCV': 'deedsBCV', 'ConvexAdam': 'ConvexAdam', 'SynthMorph-style': 'SynthMorph'}
 
     def add(sentence, place, one, other, margin=None):
@@ -222,7 +223,8 @@ def comparison_claims(scores: Scores,                # of 5_comparison
         sentence = f'The pretrained network is at least level with {theirs}{stand_in}.'
         place = f'table 4: {ours:.3f} against {other:.3f}'
         if label in scores: add(sentence, place, pretrained, label, MARGINS['Dice'])
-        else: found.append(Claim(sentence, place, 'not run: the program is not at hand', 'not testable here'))
+        elif label in absent: found.append(Claim(sentence, place, 'the program is not at hand', 'not testable here'))
+        else: found.append(Claim(sentence, place, f'not run: {label}', NOT_RUN))
     for label in [label for label in ('SyN (ANTs)', 'Greedy') if label in scores]:
         add(f'The pretrained network is at least level with {label}.', 'not in the paper', pretrained, label,
             MARGINS['Dice'])
