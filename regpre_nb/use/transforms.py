@@ -185,17 +185,19 @@ def load_warp(path: str | Path,  # as `save_warp`, ITK or ANTs wrote it
     flip = _LPS if intent == 1007 else np.ones(3)  # 1006, a displacement by its own name, is RAS in ITK, too
     return Warp((field[:, :, :, 0]*flip).astype(np.float32), np.asarray(image.affine, float), path)
 
-# %% ../../nbs/use/50a_transforms.ipynb #08d93d84
-def compose_warps(first: Warp,    # of the fixed image; its grid is kept
-                  *others: Warp,  # one after the other
-                 ) -> Warp:       # on the grid of the first
+# %% ../../nbs/use/50a_transforms.ipynb #7faaf506
+def compose_warps(*parts: Warp | np.ndarray,          # one after the other; a matrix (4, 4) is an affine map, RAS mm
+                  like: Volume | Warp | None = None,  # a grid of the fixed world; None: that of the first warp
+                 ) -> Warp:                           # on that grid
     "The warp that does what these do one after the other."
-    out = np.empty_like(first.displacement, dtype=np.float32)
-    for planes, world in _slabs(first.shape, first.affine):
-        moved = world + first.displacement[planes]
-        for other in others: moved = _moved(other.displacement, other.affine, moved)
+    like = next(part for part in parts if isinstance(part, Warp)) if like is None else like
+    out = np.empty((*like.shape, 3), np.float32)
+    for planes, world in _slabs(like.shape, like.affine):
+        moved = world
+        for part in parts:
+            moved = _moved(part.displacement, part.affine, moved) if isinstance(part, Warp) else _carry(part, moved)
         out[planes] = moved - world
-    return Warp(out, first.affine)
+    return Warp(out, np.asarray(like.affine, float))
 
 # %% ../../nbs/use/50a_transforms.ipynb #624b9553
 def _affine_part(warp: Warp) -> np.ndarray:
