@@ -6,8 +6,8 @@
 __all__ = ['Warp', 'check_grid', 'check_output', 'save_warp', 'load_warp', 'compose_warps', 'invert_warp', 'inverse_error',
            'jacobian']
 
-# %% ../../nbs/use/50a_transforms.ipynb #42aa8117
-from collections.abc import Iterator
+# %% ../../nbs/use/50a_transforms.ipynb #5913272e
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -213,27 +213,53 @@ def _affine_part(warp: Warp) -> np.ndarray:
     return matrix if np.linalg.det(matrix[:3, :3]) > 1e-3 else np.eye(4)
 
 
-def _solve(warp: Warp, unaffine: np.ndarray, wanted: np.ndarray, tolerance: float, iterations: int) -> np.ndarray:
-    "The points (N, 3) that a warp, with an affine map undone, brings to `wanted`."
+def _fixed_point(rest: Callable, wanted: np.ndarray, tolerance: float,
+                 iterations: int) -> tuple[np.ndarray, np.ndarray]:
+    "The points (N, 3) at which `rest` is nothing, and which of them (M,) are not yet found."
     found, left, step = wanted.copy(), np.arange(len(wanted)), np.ones((len(wanted), 1))
     before = np.full(len(wanted), np.inf)
     for _ in range(iterations):
-        rest = _carry(unaffine, _moved(warp.displacement, warp.affine, found[left])) - wanted[left]
-        size = np.linalg.norm(rest, axis=1)
+        gap = rest(found[left], left)
+        size = np.linalg.norm(gap, axis=1)
         step[left[size > before[left]]] *= 0.5
         before[left] = size
         going = size > tolerance
-        left, rest = left[going], rest[going]
+        left, gap = left[going], gap[going]
         if not len(left): break
-        found[left] -= step[left]*rest
+        found[left] -= step[left]*gap
+    return found, left
+
+# %% ../../nbs/use/50a_transforms.ipynb #62d479b9
+def _finish(rest: Callable, found: np.ndarray, tolerance: float, iterations: int) -> np.ndarray:
+    "The points (M, 3) at which `rest` is nothing, by damped Newton steps from points that are near."
+    gap, damping = rest(found), np.full((len(found), 1, 1), 1e-3)
+    for _ in range(iterations):
+        if np.linalg.norm(gap, axis=1).max() <= tolerance: break
+        sides = 20*tolerance*np.eye(3)  # a fiftieth of a voxel
+        slope = np.stack([(rest(found + side) - rest(found - side))/(40*tolerance) for side in sides], -1)
+        normal = slope.mT @ slope + damping*np.eye(3)
+        trial = found - np.linalg.solve(normal, slope.mT @ gap[..., None])[..., 0]
+        new = rest(trial)
+        better = np.linalg.norm(new, axis=1) < np.linalg.norm(gap, axis=1)
+        found, gap = np.where(better[:, None], trial, found), np.where(better[:, None], new, gap)
+        damping = np.clip(np.where(better[:, None, None], damping*0.3, damping*10), 1e-9, 1e6)
+    return found
+
+
+def _solve(warp: Warp, unaffine: np.ndarray, wanted: np.ndarray, tolerance: float, iterations: int) -> np.ndarray:
+    "The points (N, 3) that a warp, with an affine map undone, brings to `wanted`."
+    def rest(points: np.ndarray, where: np.ndarray) -> np.ndarray:
+        return _carry(unaffine, _moved(warp.displacement, warp.affine, points)) - wanted[where]
+    found, left = _fixed_point(rest, wanted, tolerance, iterations)
+    if len(left): found[left] = _finish(lambda points: rest(points, left), found[left], tolerance, iterations)
     return found
 
 # %% ../../nbs/use/50a_transforms.ipynb #34582b99
 def invert_warp(warp: Warp,                    # fixed to moving
                 like: Volume | Warp | None = None,  # grid of the inverse: the moving image; None: that of the warp
-                iterations: int = 60,          # at most
+                iterations: int = 40,          # of either kind, at most
                ) -> Warp:                      # moving to fixed, on that grid
-    "Invert a warp by fixed-point iteration, to a thousandth of a voxel where that can be had."
+    "Invert a warp by fixed-point iteration and Newton steps, to a thousandth of a voxel where that can be had."
     shape, affine = (warp.shape, warp.affine) if like is None else (like.shape, like.affine)
     unaffine = np.linalg.inv(_affine_part(warp))
     tolerance = 1e-3*np.linalg.norm(warp.affine[:3, :3], axis=0).min()
