@@ -238,3 +238,17 @@ def test_labels_on_another_grid(place):
     refused(regpre('register', 'moving.nii.gz', 'fixed.nii.gz', '-o', 'out.nii.gz', '--labels', 'bad.nii.gz',
                    '--warped-labels', 'm.nii.gz', cwd=place), 'bad.nii.gz', 'shapes')
     untouched(place, 'bad.nii.gz')
+
+
+def test_network(place):
+    "A start from a network; an untrained one is left out, and nothing fails."
+    from regpre_nb.learn.training import save_weights
+    from regpre_nb.method.transmorph import SETTINGS, TransMorph, describe_network
+    network = TransMorph(SETTINGS['tiny'])
+    save_weights(network, place / 'model.safetensors', network=describe_network(network))
+    done = regpre('register', 'moving.nii.gz', 'fixed.nii.gz', '-o', 'out.nii.gz', '--model', 'model.safetensors',
+                  '--steps', 2, '--no-affine', '--json', cwd=place)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert 'network' in told['seconds'] and told['metrics']['loss_after'] <= told['metrics']['loss_before']
+    assert load_volume(place / 'out.nii.gz').shape == SHAPE
