@@ -307,7 +307,7 @@ def results_section(root: str | Path,  # the project's folder
              'Against other methods, brain anatomy': comparison_facts(folder('cpu-labelmaps')),
              'The breathing phantom': landmark_facts(folder('cpu-lung_phantom'), root),
              'The real lung pair, with networks of the phantom': landmark_facts(folder('cpu-lung_pair'), root)}
-    time = ' '.join(['Hours are the wall time of the runs, every run once: of `cpu` on one core, so that two need about '
+    time = ' '.join(['Hours are the wall time of the runs, every run once: of `cpu` on one core, so two need about '
                      'half of them; of `night` mostly on a GPU that fourteen runs shared.',
                      *time_facts(root), *mixed_facts(root)])
     told = ['\n'.join([f'**{heading}**', '', *(f'* {sentence}' for sentence in sentences)])
