@@ -60,7 +60,7 @@ def train(keys, tmp_path):
 # Names
 
 def test_unknown_profile(tmp_path):
-    refused(regpre('reproduce', '--profile', 'smok', '--root', ROOT), "'smok'", 'smoke, cpu, gpu, paper')
+    refused(regpre('reproduce', '--profile', 'smok', '--root', ROOT), "'smok'", 'smoke, cpu, night, gpu, paper')
 
 
 def test_unknown_data():
@@ -70,7 +70,7 @@ def test_unknown_data():
 
 @pytest.mark.parametrize('command', [('runs',), ('train', 'initial')], ids=lambda command: command[0])
 def test_unknown_names_elsewhere(command):
-    refused(regpre(*command, '--profile', 'smok'), "'smok'", 'smoke, cpu, gpu, paper')
+    refused(regpre(*command, '--profile', 'smok'), "'smok'", 'smoke, cpu, night, gpu, paper')
 
 
 def test_unknown_run(tmp_path):
