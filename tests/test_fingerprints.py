@@ -3,6 +3,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -86,7 +87,8 @@ def test_two_processes_at_once(tmp_path):
     for n, path in enumerate(files): path.write_bytes(bytes(1000 + n))
     wanted = [file_fingerprint(path) for path in files]
     shutil.rmtree(tmp_path / 'cache')
-    with multiprocessing.get_context('fork').Pool(2) as pool:
+    time.sleep(2.1)  # spawned processes have the true clock; a fork of one with threads may never end
+    with multiprocessing.get_context('spawn').Pool(2) as pool:
         assert pool.map(file_fingerprint, 4 * files, chunksize=len(files)) == 4 * wanted
     assert len(list((tmp_path / 'cache' / 'fingerprints').iterdir())) == len(files)  # no unfinished one is left
 
