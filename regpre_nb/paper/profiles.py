@@ -48,9 +48,9 @@ class Profile:
 FRACTIONS = 1.0, 0.8, 0.6, 0.4, 0.2, 0.1, 0.05  # paper, table 2
 
 
-def _fractions(cohort):
-    "The paper's fractions, as far as each leaves two cases or more and another number of them than the one before."
-    counts = {len(subset(cohort.train, fraction)): fraction for fraction in FRACTIONS[::-1]}
+def _fractions(cohort, asked=FRACTIONS):
+    "The fractions, as far as each leaves two cases or more and another number of them than the one before."
+    counts = {len(subset(cohort.train, fraction)): fraction for fraction in asked[::-1]}
     return tuple(sorted(counts.values(), reverse=True))
 
 
@@ -111,21 +111,26 @@ def _small(cohort, **better):
     return settings_named('small', **fitted_to(cohort).network | better)
 
 
+def _synth(cohort, validation_pairs):
+    "The SynthMorph-style network of the same profiles, on random pairs of the same distances."
+    return SynthSettings(shape=cohort.shape, n_labels=16, cell=16, amplitudes=fitted_to(cohort).amplitudes,
+                         bias_cell=16, validation_pairs=validation_pairs)
+
+
 def _cpu(cohort):
     entry = COHORTS.get(cohort.name, CohortEntry)  # a cohort of one's own has the defaults
     (pretrain_steps, finetune_steps), quick = entry.cpu_steps, entry.quick
     checks = 8 if quick else 20
     fractions = (1.0, 0.1) if quick else _fractions(cohort)
-    common, amplitudes = dict(precision='bf16', log_every=10), fitted_to(cohort).amplitudes
+    common = dict(precision='bf16', log_every=10)
     return Profile(_small(cohort),
-                   PretrainSettings(shape=cohort.shape, cell=16, amplitudes=amplitudes,
+                   PretrainSettings(shape=cohort.shape, cell=16, amplitudes=fitted_to(cohort).amplitudes,
                                     loss=Loss(), validation_pairs=8),
                    TrainSettings(pretrain_steps, learning_rate=1e-3, validate_every=pretrain_steps // 4, **common),
                    _flips(cohort),
                    TrainSettings(finetune_steps, learning_rate=5e-4, validate_every=finetune_steps // checks, **common),
                    fractions=fractions, same_steps=tuple(f for f in fractions if f <= 0.1) or fractions[-1:],
-                   synthmorph=SynthSettings(shape=cohort.shape, n_labels=16, cell=16, amplitudes=amplitudes,
-                                            bias_cell=16, validation_pairs=8), **(QUICK if quick else {}))
+                   synthmorph=_synth(cohort, validation_pairs=8), **(QUICK if quick else {}))
 
 # %% ../../nbs/paper/41_profiles.ipynb #d3e823ce
 NIGHT = 6000, 7200  # random pairs, and steps of fine-tuning with all cases; one pair a step
@@ -134,21 +139,19 @@ NIGHT = 6000, 7200  # random pairs, and steps of fine-tuning with all cases; one
 def _night(cohort):
     fitted, (pairs, steps) = fitted_to(cohort), NIGHT
     common = dict(precision='bf16', graph=True, log_every=50, checkpoint_seconds=30.)
-    amplitudes, shares = fitted.amplitudes, fitted.fractions
-    counts = {len(subset(cohort.train, share)): share for share in shares[::-1]}  # small cohorts have fewer
-    few = min(counts.values(), key=lambda share: abs(share - fitted.few))
+    fractions = _fractions(cohort, fitted.fractions)
+    few = min(fractions, key=lambda share: abs(share - fitted.few))
     return Profile(_small(cohort, **fitted.better),
-                   PretrainSettings(shape=cohort.shape, cell=16, amplitudes=amplitudes, loss=Loss(),
+                   PretrainSettings(shape=cohort.shape, cell=16, amplitudes=fitted.amplitudes, loss=Loss(),
                                     validation_pairs=16),
                    TrainSettings(pairs, learning_rate=1e-3, steps_per_epoch=pairs // 50, validate_every=pairs // 10,
                                  **common),
                    replace(fitted.finetuning, flips=_flips(cohort).flips) if cohort.landmarks else fitted.finetuning,
                    TrainSettings(steps, learning_rate=5e-4, steps_per_epoch=steps // 50, validate_every=steps // 20,
                                  **common),
-                   fractions=tuple(sorted(counts.values(), reverse=True)), same_steps=(few,), seeds=3,
+                   fractions=fractions, same_steps=(few,), seeds=3,
                    beyond=False, label_weight=0.0 if cohort.landmarks else 1.0, choices=4,
-                   synthmorph=SynthSettings(shape=cohort.shape, n_labels=16, cell=16, amplitudes=amplitudes,
-                                            bias_cell=16, validation_pairs=16))
+                   synthmorph=_synth(cohort, validation_pairs=16))
 
 # %% ../../nbs/paper/41_profiles.ipynb #cc6ac5fb
 GPU_LENGTHS = {  # cohort -> random pairs, epochs of fine-tuning (the paper's), pairs in a batch
@@ -182,8 +185,7 @@ def _gpu(cohort):
                                  **common),
                    fractions=fractions, same_steps=tuple(f for f in fractions if f == 0.1) or fractions[-1:],
                    seeds=3, beyond=False, instance_grid=({},), choices=1, others=1,
-                   synthmorph=SynthSettings(shape=cohort.shape, n_labels=16, cell=16, amplitudes=amplitudes,
-                                            bias_cell=16, validation_pairs=8))
+                   synthmorph=_synth(cohort, validation_pairs=8))
 
 # %% ../../nbs/paper/41_profiles.ipynb #5fdf1165
 def _paper(cohort):
