@@ -27,7 +27,7 @@ from regpre_nb.data.cohorts import Cohort, load_cohort, seeded_pairs
 from regpre_nb.data.files import replacing
 from regpre_nb.learn.finetune import FinetuneSettings, cohort_batches, registration_loss
 from regpre_nb.learn.scoring import cohort_validation
-from regpre_nb.learn.training import TrainSettings, fit
+from regpre_nb.learn.training import TrainSettings, default_device, fit
 from regpre_nb.method.losses import Loss
 from regpre_nb.method.swin import settings_named
 from regpre_nb.method.transmorph import TransMorph
@@ -117,8 +117,7 @@ def hooked(variant: Variant, network: torch.nn.Module) -> Iterator[torch.nn.Modu
 
     if variant.warm_up: handles.append(register_optimizer_step_pre_hook(warm))
     if variant.average:
-        from accelerate import Accelerator
-        network.to(Accelerator().device)
+        network.to(default_device())
         scored = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(variant.average))
         handles.append(register_optimizer_step_post_hook(lambda *_: scored.update_parameters(network)))
     try: yield scored

@@ -179,6 +179,14 @@ def _show(folder, description):
     console.print(Text(places), soft_wrap=True)
 
 # %% ../../nbs/use/51_cli.ipynb #e0397c5c
+def _restored(profile, cohort, seed, root):
+    "The plan of a reproduction, once the runs that are stored and not begun here have been taken."
+    from regpre_nb.use.life import make_plan, restore_runs
+    plan = make_plan(profile, cohort, seed, root)
+    if taken := restore_runs(plan.runs, root): typer.echo(f'{len(taken)} runs taken from {plan.results}/runs')
+    return plan
+
+
 @app.command()
 def reproduce(
     profile: ProfileOption = 'cpu',
@@ -193,9 +201,7 @@ def reproduce(
     try:
         cohort = _checked_cohort(profile, data)
         from regpre_nb.method.settings import InputError
-        from regpre_nb.use.life import make_plan, restore_runs
-        plan = make_plan(profile, cohort, seed, root)
-        if taken := restore_runs(plan.runs, root): typer.echo(f'{len(taken)} runs taken from {plan.results}/runs')
+        plan = _restored(profile, cohort, seed, root)
         if not _make_all(plan, cores, gpu_jobs): raise InputError(_stopped(plan, started))
     except SystemExit:
         typer.echo('Stopped; the same command goes on where it stopped.', err=True)
@@ -385,10 +391,9 @@ def tables(
     from regpre_nb.data.cohorts import load_cohort
     from regpre_nb.method.settings import InputError
     from regpre_nb.paper.tables import execute_study
-    from regpre_nb.use.life import drawable, make_plan, note_study, restore_runs
+    from regpre_nb.use.life import drawable, note_study
     root, cohort = _project(root), load_cohort(data)
-    plan = make_plan(profile, cohort, seed, root)
-    if taken := restore_runs(plan.runs, root): typer.echo(f'{len(taken)} runs taken from {plan.results}/runs')
+    plan = _restored(profile, cohort, seed, root)
     names = drawable(plan)
     if not names: raise InputError(f'No run of {profile} on {data} is finished, here or in {plan.results}/runs.')
     for name in names:

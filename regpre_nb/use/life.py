@@ -365,7 +365,7 @@ _SCORES = 'per_subject.csv', 'per_subject_final.csv'
 
 def _stored_folder(run, root):
     "Where a run is stored."
-    return Path(root) / 'results' / f'{run.profile}-{run.data}' / 'runs' / run.key
+    return results_folder(run.profile, run.data, root=root) / 'runs' / run.key
 
 
 def _squeezed(path):
@@ -381,7 +381,7 @@ def store_runs(runs: Sequence[Run],  # those that are finished are stored
     folders = []
     for run in runs:
         source, target = run_folder(run, root), _stored_folder(run, root)
-        if not (source / 'run.json').exists(): continue
+        if not is_made(run, root): continue
         make_folder(target)
         for name in (*_KEPT, *[f'{leaf}.safetensors' for leaf in run.leaves if weights(run)]):
             if (source / name).exists(): write_bytes(target / name, (source / name).read_bytes())
@@ -403,9 +403,9 @@ def restore_runs(runs: Sequence[Run],  # in an order in which they can be traine
             for path in sorted(source.iterdir(), key=lambda path: path.name == 'run.json'):  # the mark of its end last
                 content = path.read_bytes()
                 if path.suffix == '.gz': write_bytes(target / path.stem, gzip.decompress(content))
+                elif path.name == 'made_from.json':
+                    write_json(target / path.name, json.loads(content) | {'stored': True})
                 else: write_bytes(target / path.name, content)
-                if path.name == 'made_from.json':
-                    write_json(target / path.name, json.loads(path.read_text()) | {'stored': True})
         taken.append(run.key)
     return taken
 
