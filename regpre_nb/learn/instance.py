@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..method.losses import Loss
+from ..method.losses import SIMILARITIES, Loss, diffusion
 from ..method.settings import InputError, check_values, of_type, real, whole
 from regpre_nb.method.spatial import (
     compose,
@@ -19,6 +19,7 @@ from regpre_nb.method.spatial import (
     resize_displacement,
     resize_image,
     smooth_field,
+    warp,
 )
 
 # %% ../../nbs/learn/24_instance.ipynb #5e0f1a14
@@ -30,13 +31,13 @@ def _are_scales(value) -> bool:
 @dataclass(frozen=True)
 class InstanceSettings:
     "How the displacement of one pair is optimised."
-    steps: int = 50                       # of Adam, at each scale
-    scales: tuple[int, ...] = (2, 1)      # by how much the images are shrunk, one after the other
+    steps: int = 20                       # of Adam, at each scale
+    scales: tuple[int, ...] = (4, 2, 1)   # by how much the images are shrunk, one after the other
     spacing: int = 2                      # voxels of the shrunk image between points of the velocity
-    learning_rate: float = 0.1            # voxels of the velocity's grid
+    learning_rate: float = 0.3            # voxels of the velocity's grid, at first; a tenth of it at the end of a scale
     loss: Loss = Loss(window=5)           # similarity and lambda
     smoothing: float = 0.7                # of the velocity: standard deviation, points of its grid; 0: none
-    squarings: int = 7                    # of the integration
+    squarings: int = 5                    # of the integration
 
     def __post_init__(self):
         check_values(self, {
@@ -45,51 +46,88 @@ class InstanceSettings:
             'smoothing': real(0), 'squarings': whole(0)})
 
 # %% ../../nbs/learn/24_instance.ipynb #51731526
-def _total(velocity: torch.Tensor, start: torch.Tensor, squarings: int) -> torch.Tensor:
-    "The displacement of the start after the exponential of the velocity."
-    update = resize_displacement(integrate(velocity, squarings), start.shape[2:])
-    return compose(start, update)
+def _composed(start: torch.Tensor | None, displacement: torch.Tensor) -> torch.Tensor:
+    "What was there, after what was added."
+    return displacement if start is None else compose(start, displacement)
+
+
+@dataclass
+class _Scale:
+    "A pair at one scale, and the loss of a velocity there."
+    moving: torch.Tensor  # (1, C, X, Y, Z), what the similarity compares
+    fixed: torch.Tensor   # (1, C, X, Y, Z)
+    start: torch.Tensor | None  # (1, 3, x, y, z), voxels of the velocity's grid
+    mask: torch.Tensor | None   # (1, 1, X, Y, Z)
+    settings: InstanceSettings
+
+    def loss(self, velocity: torch.Tensor) -> torch.Tensor:
+        "Similarity of the warped to the fixed side, plus lambda times the roughness."
+        loss = self.settings.loss
+        displacement = _composed(self.start, integrate(velocity, self.settings.squarings))
+        warped = warp(self.moving, resize_displacement(displacement, self.moving.shape[2:]))
+        return loss.likeness(warped, self.fixed, mask=self.mask) + loss.diffusion_weight * diffusion(displacement)
 
 # %% ../../nbs/learn/24_instance.ipynb #2ad57889
 def _lower_loss(velocity: torch.Tensor,  # (1, 3, x, y, z), voxels of its grid
-             moving: torch.Tensor,    # (1, 1, X, Y, Z)
-             fixed: torch.Tensor,     # (1, 1, X, Y, Z)
-             start: torch.Tensor,     # (1, 3, X, Y, Z), voxels
-             settings: InstanceSettings,
-            ) -> torch.Tensor:        # (1, 3, x, y, z), the velocity with the lowest loss
+                pair: _Scale,            # with its settings
+                losses: list,            # of all steps so far; gets more
+               ) -> torch.Tensor:        # (1, 3, x, y, z), the velocity with the lowest loss
     "Lower the loss by Adam over a field that is smoothed to give the velocity."
+    settings, free = pair.settings, velocity.new_tensor([n > 1 for n in velocity.shape[2:]]).view(1, 3, 1, 1, 1)
     weights = gaussian_weights(velocity.shape[2:], settings.smoothing, velocity)
     begun = velocity if weights else torch.zeros_like(velocity)  # unsmoothed, the field is the velocity itself
     field = (velocity - begun).requires_grad_()
     optimiser = torch.optim.Adam([field], lr=settings.learning_rate)
-    best, lowest = velocity.clone(), torch.full((), torch.inf, device=moving.device)
+    slower = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(settings.steps, 1), settings.learning_rate / 10)
+    best, lowest = velocity.clone(), torch.full((), torch.inf, device=velocity.device)
     for step in range(settings.steps + 1):
-        velocity = begun + smooth_field(field, weights)
-        displacement = _total(velocity, start, settings.squarings)
-        loss, _ = settings.loss({'moving': moving, 'fixed': fixed}, displacement)
-        better = loss.detach() < lowest
-        best, lowest = torch.where(better, velocity.detach(), best), torch.where(better, loss.detach(), lowest)
+        velocity = free * (begun + smooth_field(field, weights))
+        loss = pair.loss(velocity)
+        losses.append(loss.detach())
+        better = losses[-1] < lowest
+        best, lowest = torch.where(better, velocity.detach(), best), torch.where(better, losses[-1], lowest)
         if step == settings.steps: return best
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        optimiser.step()
+        optimiser.step(); slower.step()
+
+# %% ../../nbs/learn/24_instance.ipynb #0453014f
+def _shrunk(image: torch.Tensor | None, shape: tuple) -> torch.Tensor | None:
+    "An image at another size; no image stays none."
+    return None if image is None else resize_image(image, shape)
+
+
+def _at_scale(images: dict, start: torch.Tensor | None, scale: int, settings: InstanceSettings) -> tuple[_Scale, tuple]:
+    "A pair shrunk by a whole number, and the shape of its velocity."
+    shape = tuple(min(n, max(n // scale, 8)) for n in images['fixed'].shape[2:])
+    grid = tuple(-(-n // settings.spacing) for n in shape)
+    sides = settings.loss.sides({role: _shrunk(images[role], shape) for role in ('moving', 'fixed')})
+    if SIMILARITIES[settings.loss.similarity].of == 'descriptors':
+        shape, sides = grid, [_shrunk(side, grid) for side in sides]
+    start = None if start is None else resize_displacement(start, grid)
+    return _Scale(*sides, start, _shrunk(images['mask'], shape), settings), grid
 
 # %% ../../nbs/learn/24_instance.ipynb #03d66d26
 def optimise_pair(moving: torch.Tensor,                # (1, 1, X, Y, Z), in [0, 1]
                   fixed: torch.Tensor,                 # (1, 1, X, Y, Z), in [0, 1]
                   settings: InstanceSettings,          # how
                   start: torch.Tensor | None = None,   # (1, 3, X, Y, Z), voxels; None: no displacement
+                  mask: torch.Tensor | None = None,    # (1, 1, X, Y, Z) in [0, 1]: where the fixed image counts
+                  curve: list[dict] | None = None,     # gets scale, step and loss of every step
                  ) -> torch.Tensor:                    # (1, 3, X, Y, Z), voxels
     "Optimise the displacement of a pair; beyond the paper, whose appendix H proposes it."
     if moving.shape != fixed.shape or moving.shape[:2] != (1, 1):
         raise InputError(f'optimise_pair: moving {tuple(moving.shape)} and fixed {tuple(fixed.shape)} '
                          'must both be (1, 1, X, Y, Z); resample one of them to the grid of the other.')
-    start = moving.new_zeros(1, 3, *moving.shape[2:]) if start is None else start.detach()
-    velocity = moving.new_zeros(1, 3, 1, 1, 1)
+    start = None if start is None else start.detach()
+    images = {'moving': moving, 'fixed': fixed, 'mask': mask}
+    velocity, found = moving.new_zeros(1, 3, 1, 1, 1), []
     with torch.enable_grad():
         for scale in settings.scales:
-            shape = tuple(max(n // scale, 8) for n in moving.shape[2:])
-            images = (resize_image(image, shape) for image in (moving, fixed))
-            velocity = resize_displacement(velocity, tuple(-(-n // settings.spacing) for n in shape))
-            velocity = _lower_loss(velocity, *images, resize_displacement(start, shape), settings)
-    with torch.no_grad(): return _total(velocity, start, settings.squarings)
+            pair, grid = _at_scale(images, start, scale, settings)
+            losses: list = []
+            velocity = _lower_loss(resize_displacement(velocity, grid), pair, losses)
+            found += [(scale, step, loss) for step, loss in enumerate(losses)]
+    if curve is not None: curve += [{'scale': scale, 'step': step, 'loss': loss.item()} for scale, step, loss in found]
+    with torch.no_grad():
+        return _composed(start, resize_displacement(integrate(velocity, settings.squarings), moving.shape[2:]))
