@@ -29,7 +29,7 @@ from rich.table import Table
 from rich.text import Text
 
 from . import warp_commands
-from .warp_commands import applied, check_names, read_volume, write_results
+from .warp_commands import applied, read_volume, write_results
 
 # %% ../../nbs/use/51_cli.ipynb #9cb1b3dd
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -547,6 +547,7 @@ def register_images(
     quiet: Annotated[bool, typer.Option('--quiet', help='Print nothing.')] = False,
 ) -> None:
     "Bring MOVING onto FIXED: affine, then the displacement of this pair; no training, no network needed."
+    from regpre_nb.use.transforms import check_names
     more = _more(labels, warped_labels, also)
     outputs = [output, *filter(None, (warp, inverse_warp)), *(target for _, target, _ in more)]
     check_names(outputs, [moving, fixed, *(source for source, _, _ in more), *filter(None, [model])])
