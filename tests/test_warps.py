@@ -14,8 +14,9 @@ from scipy import ndimage
 from test_bad_input import refused
 
 from regpre_nb.data.volumes import Volume, load_volume, save_volume
+from regpre_nb.method.settings import InputError
 from regpre_nb.use.cli import main
-from regpre_nb.use.transforms import Warp, load_affine, load_warp, read_fsl, save_affine, save_warp
+from regpre_nb.use.transforms import Warp, load_affine, load_transform, load_warp, read_fsl, save_affine, save_warp
 
 LPS = np.array([-1, -1, 1])
 needs_ants = pytest.mark.skipif(find_spec('ants') is None, reason='ANTsPy is not installed')
@@ -116,6 +117,20 @@ def test_ants_agrees(pair, tmp_path, files):
     assert np.linalg.norm(coordinates(tmp_path / 'out.csv') - moved, axis=1).max() < 0.01
 
 
+@pytest.mark.parametrize('suffix', ['.mat', '.tfm', '.txt'])
+def test_affine_files(tmp_path, suffix):
+    "SimpleITK maps a point by the file as the matrix does; what is no such map is refused."
+    matrix, point = affine(25, (1.1, 0.9, 1.05), (3, -8, 12), (1, 1, 1)), np.array([10., -20., 30.])
+    path = save_affine(matrix, tmp_path / f'map{suffix}')
+    theirs = sitk.ReadTransform(str(path)).TransformPoint((point*LPS).tolist())*LPS
+    assert np.allclose(theirs, (matrix @ [*point, 1])[:3], atol=1e-9)
+    assert np.allclose(load_affine(path), matrix, atol=1e-9) and np.array_equal(load_transform(path), load_affine(path))
+    sitk.WriteTransform(sitk.TranslationTransform(2), str(path))
+    with pytest.raises(InputError, match='three dimensions'): load_affine(path)
+    path.write_bytes(b'')
+    with pytest.raises(InputError, match='cannot be read'): load_affine(path)
+
+
 @needs_ants
 def test_reads_what_ants_writes(tmp_path):
     "An affine map with a centre, as ANTs writes it after a registration."
@@ -155,6 +170,12 @@ def test_fsl(pair, tmp_path, kind):
 
 
 # Commands
+
+@pytest.mark.parametrize('command', ['apply', 'convert', 'evaluate', 'points'])
+def test_help(command):
+    done = regpre(command, '--help')
+    assert done.returncode == 0 and 'Usage: regpre' in done.stdout and done.stderr == ''
+
 
 @pytest.fixture
 def place(pair, tmp_path):
