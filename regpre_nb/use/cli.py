@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'data_app', 'ProfileOption', 'DataOption', 'SeedOption', 'RootOption', 'NameArgument', 'KeepOption',
-           'LikeOption', 'WarpArgument', 'ToArgument', 'reproduce', 'store', 'status', 'runs', 'dry_run', 'train_one',
-           'study_page', 'tables', 'list_data', 'download', 'hippocampus', 'phantom', 'check_files', 'convert_files',
-           'register_images', 'apply_warps', 'compose_files', 'invert_file', 'jacobian_map', 'move_points', 'main']
+           'reproduce', 'store', 'status', 'runs', 'dry_run', 'train_one', 'study_page', 'tables', 'list_data',
+           'download', 'hippocampus', 'phantom', 'check_files', 'convert_files', 'register_images', 'main']
 
 # %% ../../nbs/use/51_cli.ipynb #9823a334
 import fcntl
@@ -29,11 +28,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from . import evaluate, warp_commands
+from .warp_commands import applied, read_volume, write_results
+
 # %% ../../nbs/use/51_cli.ipynb #9cb1b3dd
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help='Pretraining deformable image registration networks with random images.')
 data_app = typer.Typer(no_args_is_help=True, help='List, fetch, check and convert data sets.')
 app.add_typer(data_app, name='data')
+app.add_typer(warp_commands.commands)
+app.add_typer(evaluate.commands)
 
 ProfileOption = Annotated[str, typer.Option('--profile', help='Sizes and lengths: smoke, cpu, gpu or paper.')]
 DataOption = Annotated[str, typer.Option('--data', help='Cohort, as `regpre data list` names them.')]
@@ -500,44 +504,6 @@ def convert_files(
     convert = _ability(name, 'convert', 'it has no converter')
     typer.echo(f'{convert(source, target, sys.stderr.isatty())}: written')
 
-# %% ../../nbs/use/51_cli.ipynb #32131fe1
-def _check_names(outputs, inputs=(), suffixes=('.nii.gz', '.nii')):
-    "Refuse outputs that cannot be written, name one file twice, or name an input."
-    from regpre_nb.method.settings import InputError
-    from regpre_nb.use.transforms import check_output
-    taken = {Path(path).resolve() for path in inputs}
-    for path in outputs:
-        if check_output(path, suffixes).resolve() in taken:
-            raise InputError(f'{path}: is named twice, for one file to be read or written; choose another name.')
-        taken.add(path.resolve())
-
-
-def _read(path, labels=False):
-    "A volume, and the type to write it back in."
-    from regpre_nb.data.volumes import load_grid, load_volume
-    return load_volume(path, labels), load_grid(path).data.dtype if labels else None
-
-
-def _applied(warp, path, read, like=None):
-    "What a warp makes of an image that was read, and the type to write it in."
-    from regpre_nb.method.settings import InputError
-    volume, dtype = read
-    result = warp.apply(volume, 'linear' if dtype is None else 'vote', like)
-    if volume.data.any() and not result.data.any():
-        raise InputError(f'{path}: nothing of it is seen where the warp leads; give an image of the moving world.')
-    return result, dtype
-
-
-def _write(results):
-    "Write volumes and warps, by the file each belongs to."
-    from regpre_nb.data.files import writing
-    from regpre_nb.data.volumes import save_volume
-    from regpre_nb.use.transforms import Warp, save_warp
-    for path, (result, dtype) in results.items():
-        with writing(path):
-            if isinstance(result, Warp): save_warp(result, path)
-            else: save_volume(result, path, dtype)
-
 # %% ../../nbs/use/51_cli.ipynb #09fdc7fb
 def _more(labels, warped_labels, also):
     "The other images of the moving world: (file, output, whether it is a label map)."
@@ -582,14 +548,15 @@ def register_images(
     quiet: Annotated[bool, typer.Option('--quiet', help='Print nothing.')] = False,
 ) -> None:
     "Bring MOVING onto FIXED: affine, then the displacement of this pair; no training, no network needed."
+    from regpre_nb.use.transforms import check_names
     more = _more(labels, warped_labels, also)
     outputs = [output, *filter(None, (warp, inverse_warp)), *(target for _, target, _ in more)]
-    _check_names(outputs, [moving, fixed, *(source for source, _, _ in more), *filter(None, [model])])
+    check_names(outputs, [moving, fixed, *(source for source, _, _ in more), *filter(None, [model])])
     read, result = _registered(moving, fixed, more, seed, threads, affine=affine, steps=steps, spacing=spacing,
                                model=model, device=device)
     results = {output: (result.warped, None)}
     results |= {path: (what, None) for path, what in ((warp, result.warp), (inverse_warp, result.inverse)) if path}
-    _write(results | {target: _applied(result.warp, source, read[source]) for source, target, _ in more})
+    write_results(results | {target: applied(result.warp, source, read[source]) for source, target, _ in more})
     measured = {'metrics': result.metrics, 'seconds': result.seconds, 'notes': result.notes,
                 'written': list(map(str, results)) + [str(target) for _, target, _ in more]}
     if as_json: typer.echo(json.dumps(measured))
@@ -608,117 +575,10 @@ def _registered(moving, fixed, more, seed, threads, spacing, **options):
     if threads: torch.set_num_threads(threads)
     torch.manual_seed(seed)
     images = load_volume(moving), load_volume(fixed)
-    read = {source: _read(source, is_labels) for source, _, is_labels in more}
+    read = {source: read_volume(source, is_labels) for source, _, is_labels in more}
     for source, _, is_labels in more:
         if is_labels: match(images[0], read[source][0])
     return read, register(*images, spacing=spacing, **options)
-
-# %% ../../nbs/use/51_cli.ipynb #2aeaab20
-LikeOption = Annotated[Path | None, typer.Option('--like', help='Image on whose grid to write; default: the first '
-                                                               "warp's.")]
-
-
-def _warp(paths, like=None):
-    "The one warp that several files make."
-    from regpre_nb.data.volumes import load_grid
-    from regpre_nb.use.transforms import compose_warps, load_warp
-    warps = [load_warp(path) for path in paths]
-    return warps[0] if len(warps) == 1 and like is None else compose_warps(*warps, like=like and load_grid(like))
-
-
-def _split(paths, most, what):
-    "The warps among some files, and the others, of which there are so many."
-    from regpre_nb.method.settings import InputError
-    if len(paths) <= most: raise InputError(f'{len(paths)} files are too few; give {what}.')
-    return paths[:-most], *paths[-most:]
-
-
-@app.command('apply')
-def apply_warps(
-    files: Annotated[list[Path], typer.Argument(metavar='WARP... IN OUT', help='Warps, an image, where to write.')],
-    labels: Annotated[bool, typer.Option('--labels', help='IN is a label map: its values and type stay.')] = False,
-    like: LikeOption = None,
-) -> None:
-    "Bring an image of the moving world to the fixed one."
-    from regpre_nb.data.volumes import load_grid
-    warps, image, output = _split(files, 2, 'one warp or several, an image and an output')
-    _check_names([output], files[:-1])
-    read, grid = _read(image, labels), load_grid(like) if like else None
-    _write({output: _applied(_warp(warps), image, read, grid)})
-
-
-@app.command('compose')
-def compose_files(
-    files: Annotated[list[Path], typer.Argument(metavar='WARP... OUT', help='Warps, and where to write.')],
-    like: LikeOption = None,
-) -> None:
-    "Make one warp of several."
-    warps, output = _split(files, 1, 'one warp or several and an output')
-    _check_names([output], warps)
-    _write({output: (_warp(warps, like), None)})
-
-# %% ../../nbs/use/51_cli.ipynb #1ea222c6
-WarpArgument = Annotated[Path, typer.Argument(help='A warp, as `regpre register`, ITK or ANTs wrote it.')]
-ToArgument = Annotated[Path, typer.Argument(help='Where to write, .nii.gz or .nii.')]
-
-
-@app.command('invert')
-def invert_file(
-    warp: WarpArgument,
-    output: ToArgument,
-    like: Annotated[Path | None, typer.Option(help="Moving image, whose grid to take; default: the warp's.")] = None,
-) -> None:
-    "Write the inverse of a warp, and tell its error in mm."
-    import numpy as np
-
-    from regpre_nb.data.volumes import load_grid
-    from regpre_nb.method.settings import InputError
-    from regpre_nb.use.transforms import inverse_error, invert_warp, load_warp
-    _check_names([output], [warp])
-    forward, grid = load_warp(warp), load_grid(like) if like else None
-    inverse = invert_warp(forward, grid)
-    error = inverse_error(forward, inverse)
-    if np.isnan(error).all():
-        raise InputError(f'{like or warp}: the warp reaches no part of this grid; give the moving image by --like.')
-    _write({output: (inverse, None)})
-    typer.echo(f'{output}: inverse error {np.nanmean(error):.4f} mm in the mean, {np.nanmax(error):.4f} at most')
-
-
-@app.command('jacobian')
-def jacobian_map(
-    warp: WarpArgument,
-    output: ToArgument,
-    log: Annotated[bool, typer.Option('--log', help='The logarithm: below 0 where the moving image is smaller.')]
-        = False,
-) -> None:
-    "Write how a warp changes volumes: 1 nowhere, above 1 where the moving image is larger, 0 or less where it folds."
-    from regpre_nb.use.transforms import jacobian, load_warp
-    _check_names([output], [warp])
-    found = jacobian(load_warp(warp), log)
-    _write({output: (found, None)})
-    typer.echo(f'{output}: from {found.data.min():.4f} to {found.data.max():.4f}')
-
-# %% ../../nbs/use/51_cli.ipynb #9727252f
-@app.command('points')
-def move_points(
-    files: Annotated[list[Path], typer.Argument(metavar='WARP... IN OUT', help='Warps, and two CSV files.')],
-    lps: Annotated[bool, typer.Option('--lps', help='Coordinates as ITK has them; default: as nibabel, RAS.')] = False,
-) -> None:
-    "Bring points of the fixed image, columns x, y and z in mm, to the moving one (the other way: the inverse warp)."
-    import numpy as np
-
-    from regpre_nb.data.files import read_table, write_bytes
-    from regpre_nb.method.settings import InputError
-    warps, source, output = _split(files, 2, 'one warp or several and two CSV files')
-    _check_names([output], files[:-1], ('.csv',))
-    table = read_table(source, numbers=('x', 'y', 'z'))
-    points, flip = table[['x', 'y', 'z']].to_numpy(), np.array([-1, -1, 1]) if lps else 1
-    if not np.isfinite(points).all(): raise InputError(f'{source}: a coordinate is missing; complete the table.')
-    moved = _warp(warps).points(points*flip)*flip
-    table[['x', 'y', 'z']] = np.round(moved, 4)
-    write_bytes(output, table.to_csv(index=False).encode())
-    if lost := int(np.isnan(moved[:, 0]).sum()):
-        typer.echo(f'{output}: {lost} of {len(points)} points lie outside the grid of the warp and are empty', err=True)
 
 # %% ../../nbs/use/51_cli.ipynb #9d1146ca
 def _print_version(asked: bool):
