@@ -10,7 +10,8 @@ import base64
 import hashlib
 import io
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from string import Template
@@ -22,7 +23,7 @@ from PIL import Image
 from ..data.files import file_fingerprint, write_bytes
 from ..data.volumes import Volume, load_volume
 from ..learn.training import run_environment
-from .pictures import FOLD, JacobianMap, Painter, View, grey, jacobian_map, stacks, warped_grid
+from .pictures import FOLD, LINE, JacobianMap, View, grey, grid_lines, jacobian_map, stacks
 from .transforms import check_output
 
 if TYPE_CHECKING:
@@ -35,35 +36,45 @@ MOST = 2_200_000  # bytes of all pictures of a report, before base64 makes them 
 def _jpeg(picture: np.ndarray, most: int) -> bytes:
     "A picture (rows, columns, 3) as JPEG, of a lower quality where the file would be too large."
     image = Image.fromarray(picture)
-    if np.ptp(picture, axis=-1).max() == 0: image = image.convert('L')
+    if (picture[..., :1] == picture[..., 1:]).all(): image = image.convert('L')
     for quality in (82, 70, 55, 40, 25, 10):
         image.save(file := io.BytesIO(), 'JPEG', quality=quality, subsampling=0)
         if file.tell() <= most: break
     return file.getvalue()
 
 
-def _sprites(painters: dict[str, Painter], shown: dict[str, list[View]]) -> str:
-    "Styles `.name-plane`: all slices of each kind, from low to high."
-    most, rules = MOST//(len(painters)*len(shown)), []
-    for name, paint in painters.items():
-        for plane, stack in shown.items():
-            data = base64.b64encode(_jpeg(np.concatenate([paint(view) for view in stack]), most)).decode()
-            rules.append(f'.{name}-{plane}{{background-image:url(data:image/jpeg;base64,{data})}}')
-    return '\n'.join(rules)
+def _png(ink: np.ndarray) -> bytes:
+    "Lines (rows, columns), 1 where they are and 0 elsewhere, as PNG that can be looked through between them."
+    image = Image.fromarray(np.rint(3*ink).astype(np.uint8)).convert('P')
+    image.putpalette(np.tile(np.rint(255*LINE).astype(np.uint8), 4).tobytes())
+    image.save(file := io.BytesIO(), 'PNG', transparency=bytes([0, 85, 170, 255]), bits=2)
+    return file.getvalue()
+
+
+def _rules(name: str, paint: Callable[[View], np.ndarray], shown: dict[str, list[View]],
+           encode: Callable[[np.ndarray], bytes]) -> str:
+    "Styles `.name-plane`: the slices from each side, from low to high."
+    rules = []
+    for plane, stack in shown.items():
+        data = encode(np.concatenate([paint(view) for view in stack]))
+        kind = 'png' if data.startswith(b'\x89PNG') else 'jpeg'
+        rules.append(f'.{name}-{plane}{{background-image:url(data:image/{kind};base64,'
+                     f'{base64.b64encode(data).decode()})}}\n')
+    return ''.join(rules)
 
 # %% ../../nbs/use/50d_report.ipynb #d0500010
 def _window(stack: list[View], label: str, kinds: Sequence[str]) -> str:
     "Pictures of one side, one above the other, with a slider."
     view, last, middle = stack[0], len(stack) - 1, len(stack)//2
-    ratio = f'{view.size[0]:.6g}/{view.size[1]:.6g}'
     marks = ''.join(f'<span class="mark {place}">{letter}</span>'
                     for place, letter in zip(('left', 'right', 'bottom', 'top'), view.ends))
     layers = ''.join(f'<div class="layer {place} {kind}-{view.plane}"></div>' for place, kind in zip('ab', kinds))
     slider = (f'<label>Slice <input type="range" min="0" max="{last}" value="{middle}" data-plane="{view.plane}" '
               f'aria-label="Slice, {view.plane}"><output>{middle + 1} of {last + 1}</output></label>') if last else ''
     return (f'<figure data-of="{view.plane}" style="--k:var(--{view.plane},{middle});--last:{max(last, 1)};'
-            f'--count:{last + 1}"><div class="frame" role="img" aria-label="{escape(label)}, {view.plane}" '
-            f'style="aspect-ratio:{ratio}">{layers}{marks}</div>'
+            f'--count:{last + 1};--ratio:{view.size[0]/view.size[1]:.4f}">'
+            f'<div class="frame" role="img" aria-label="{escape(label)}, {view.plane}">'
+            f'{layers}{marks}</div>'
             f'<figcaption>{view.plane.capitalize()}</figcaption>{slider}</figure>')
 
 
@@ -94,7 +105,7 @@ def _curves(curve: list[dict]) -> str:
     if not curve: return '<p>There was no optimisation.</p>'
     scales = dict.fromkeys(row['scale'] for row in curve)
     drawn = (_curve(scale, [row['loss'] for row in curve if row['scale'] == scale]) for scale in scales)
-    return f'<div class="row curves">{"".join(drawn)}</div>'
+    return f'<div class="curves">{"".join(drawn)}</div>'
 
 
 def _bars(seconds: dict[str, float]) -> str:
@@ -125,13 +136,11 @@ def _described(image: Volume) -> dict[str, str]:
             'spacing': ' x '.join(f'{n:.4g}' for n in image.spacing) + ' mm', 'axes': image.axes}
 
 
-def _record(result: 'Registration', images: dict[str, Volume], command: str | Sequence[str] | None) -> str:
-    "What is needed to do it again."
-    if command is not None and not isinstance(command, str): command = shlex.join(map(str, command))
-    parts = {f'{role.capitalize()} image': _table(_described(image)) for role, image in images.items()}
-    parts |= {'Settings': _table(result.settings), 'Versions and machine': _table(run_environment())}
-    if command: parts = {'Command': f'<pre>{escape(command)}</pre>'} | parts
-    return ''.join(f'<h3>{heading}</h3>{part}' for heading, part in parts.items())
+def _record(result: 'Registration', images: dict[str, Volume]) -> str:
+    "What is needed to do it again, besides the command."
+    parts = {f'{role.capitalize()} image': _described(image) for role, image in images.items()}
+    parts |= {'Settings': result.settings, 'Versions and machine': run_environment()}
+    return ''.join(f'<div><h3>{heading}</h3>{_table(rows)}</div>' for heading, rows in parts.items())
 
 # %% ../../nbs/use/50d_report.ipynb #d0500017
 STYLE = '''
@@ -143,17 +152,21 @@ body{margin:0;background:var(--page);color:var(--ink);font:16px/1.5 system-ui,sa
 main{max-width:1240px;margin:0 auto;padding:24px 20px 48px}
 h1{font-size:1.5rem;line-height:1.25;margin:0 0 4px;overflow-wrap:anywhere}
 h2{font-size:1.15rem;margin:0 0 8px}h3{font-size:1rem;margin:16px 0 6px}
-p{margin:0 0 12px;max-width:75ch}.soft,figcaption{color:var(--soft)}
+p{margin:0 0 12px}.soft,figcaption{color:var(--soft)}
 section,.fact{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:16px 18px;margin:16px 0}
-.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin:16px 0 0}
-.fact{margin:0;padding:10px 14px}.fact b{display:block;font-size:1.3rem;font-variant-numeric:tabular-nums}
-.row{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(260px,100%),1fr));gap:16px;align-items:end}
-.row.single{grid-template-columns:repeat(auto-fit,minmax(min(260px,100%),480px))}
+.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(130px,1fr));gap:12px;margin:16px 0 0}
+.fact{margin:0;padding:8px 12px;display:flex;flex-direction:column;justify-content:space-between;font-size:.875rem}
+.fact b{font-size:1.125rem;font-variant-numeric:tabular-nums}
+.row{display:flex;flex-wrap:wrap;gap:16px}
+.row figure{flex:calc(100*var(--ratio)) 1 calc(230px*var(--ratio));min-width:150px;max-width:calc(480px*var(--ratio))}
+.beside{display:flex;flex-wrap:wrap;gap:0 16px}.beside>div{flex:1 1 250px;max-width:500px}
+.curves,.record{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(var(--least,250px),100%),1fr));gap:0 24px}
+.record{--least:380px}.record div{min-width:0}
 figure{margin:0;min-width:0}figcaption{font-size:.875rem;margin-top:4px}
-.frame{position:relative;overflow:hidden;background:#000;border-radius:4px;isolation:isolate;width:100%}
+.frame{position:relative;overflow:hidden;background:#000;border-radius:4px;isolation:isolate;aspect-ratio:var(--ratio)}
 .layer{position:absolute;inset:0;background-size:100% calc(100%*var(--count));
 background-position:0 calc(100%*var(--k)/var(--last));print-color-adjust:exact}
-.mark{position:absolute;color:#fff;font:600 12px system-ui,sans-serif;text-shadow:0 0 3px #000,0 0 3px #000}
+.mark{position:absolute;z-index:1;color:#fff;font:600 12px system-ui,sans-serif;text-shadow:0 0 3px #000,0 0 3px #000}
 .left{left:5px;top:50%;translate:0 -50%}.right{right:5px;top:50%;translate:0 -50%}
 .top{top:3px;left:50%;translate:-50% 0}.bottom{bottom:3px;left:50%;translate:-50% 0}
 '''
@@ -165,15 +178,16 @@ STYLE += '''
 .curtain .b{clip-path:inset(0 0 0 var(--cut))}
 .curtain .frame::after{content:"";position:absolute;inset:0 auto 0 var(--cut);width:2px;background:#ffb31a}
 .curtain .frame{cursor:ew-resize;touch-action:pan-y}
-.fade .b{opacity:var(--cut)}
+.fade .b{opacity:var(--cut)}.gridded .a{filter:brightness(.75)}
 .checkerboard .b{--s:calc(4% + var(--cut)*.4);-webkit-mask:repeating-conic-gradient(#000 0 25%,#0000 0 50%) 0 0/
 var(--s) var(--s);mask:repeating-conic-gradient(#000 0 25%,#0000 0 50%) 0 0/var(--s) var(--s)}
 fieldset{border:0;padding:0;margin:0 0 10px;display:flex;flex-wrap:wrap;gap:4px 16px}
-legend{float:left;font-weight:600;margin-right:12px}
+legend{float:left;font-size:.875rem;font-weight:600;padding:0;min-width:3.5em}
+.position{display:flex;align-items:center;gap:10px;font-size:.875rem;margin-bottom:12px}
 label{display:flex;align-items:center;gap:8px;font-size:.875rem}
 input{accent-color:var(--accent)}input[type=range]{flex:1;min-width:0}
 :focus-visible{outline:2px solid var(--accent);outline-offset:2px}
-output{min-width:4.5em;text-align:right;font-variant-numeric:tabular-nums}
+output{min-width:4em;text-align:right;font-variant-numeric:tabular-nums}
 svg{width:100%;display:block}svg text{fill:var(--soft);font:12px system-ui,sans-serif}
 .axis{fill:none;stroke:var(--line)}polyline{fill:none;stroke:var(--accent);stroke-width:2}
 table{border-collapse:collapse;width:100%;font-size:.875rem}
@@ -184,7 +198,8 @@ pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--page);border-ra
 .scale{max-width:480px;margin:12px 0}.scale div{height:12px;border-radius:2px}
 .scale ol{list-style:none;display:flex;justify-content:space-between;margin:2px 0 0;padding:0;font-size:.8125rem}
 .key{display:inline-block;width:12px;height:12px;border-radius:2px;margin-right:6px;vertical-align:-1px}
-.notes{border-left:4px solid #e0a100}
+@media (max-width:600px){main{padding:16px 12px 32px}section{padding:12px}th,.bars th{width:6.5em}}
+.notes{border-left:4px solid #e0a100}ul{margin:0;padding-left:20px}
 '''
 
 # %% ../../nbs/use/50d_report.ipynb #d0500020
@@ -201,13 +216,15 @@ for (const slider of all("input[data-plane]")) slider.addEventListener("input", 
 const viewer = document.getElementById("viewer"), cut = document.getElementById("cut");
 const move = () => {
   viewer.style.setProperty("--cut", cut.value + "%");
-  cut.nextElementSibling.textContent = cut.value + " %";
 };
 const choose = () => {
   const how = viewer.querySelector("[name=how]:checked").value, pair = viewer.querySelector("[name=pair]:checked");
-  all(".row", viewer)[0].className = "row " + how + (all("figure", viewer).length > 1 ? "" : " single");
+  viewer.querySelector(".row").className = "row " + how;
   cut.disabled = how === "overlay";
-  const kinds = pair.value.split(" ");
+  const kinds = pair.value.split(" "), names = pair.dataset.label.split(" and ");
+  const ends = how === "checkerboard" ? ["Small squares", "Large"] : names;
+  cut.previousElementSibling.textContent = ends[0];
+  cut.nextElementSibling.textContent = ends[1][0].toUpperCase() + ends[1].slice(1);
   for (const figure of all("figure", viewer)) {
     all(".layer", figure).forEach((layer, i) => {
       layer.className = `layer ${"ab"[i]} ${kinds[i]}-${figure.dataset.of}`;
@@ -242,17 +259,16 @@ $notes
 <section><h2>Before and after</h2><p class="soft">The fixed image in magenta, the moving one in green; grey where both
 are alike.</p>$overlays</section>
 <section id="viewer" style="--cut:50%"><h2>Compare</h2>$choices
-<label style="margin-bottom:12px">Position <input type="range" id="cut" min="0" max="100" value="50">\
-<output>50 %</output></label>$compared</section>
+<div class="position"><span>Fixed</span><input type="range" id="cut" min="0" max="100" value="50" \
+aria-label="From the first to the second image"><span>After</span></div>$compared</section>
 <section><h2>Warped grid</h2><p class="soft">A grid on the moving image, as it lies on the fixed one
 afterwards.</p>$grid</section>
 <section><h2>Change of volume</h2><p class="soft">The determinant of the Jacobian: above 1 the moving image is larger
 there, below 1 smaller.</p>$scale$stretched</section>
 <section><h2>Optimisation</h2><p class="soft">The loss, similarity and roughness of the displacement, at each step;
 lower is better.</p>$curves</section>
-<section><h2>Numbers</h2>$numbers</section>
 <section><h2>Time</h2>$bars</section>
-<section><h2>What was done</h2>$record</section>
+<section><h2>What was done</h2>$command<div class="record">$record</div></section>
 </main><script>$script</script></body></html>
 ''')
 
@@ -273,7 +289,7 @@ def _scale(shown: JacobianMap) -> str:
     "What the colours of the Jacobian mean."
     def rgb(colour: np.ndarray) -> str: return f'rgb({",".join(str(round(255*part)) for part in colour)})'
     stops = ','.join(map(rgb, shown.colours(2**np.linspace(-shown.limit, shown.limit, 17))))
-    ticks = ''.join(f'<li>{2**power:.2g}</li>' for power in shown.ticks)
+    ticks = ''.join(f'<li>{2**power:.3g}</li>' for power in shown.ticks)
     folds = bool((shown.determinant.data <= 0).any())
     key = f'<p><span class="key" style="background:{rgb(FOLD)}"></span>Folded: the determinant is 0 or less.</p>'
     return (f'<div class="scale" role="img" aria-label="Colours from {2**-shown.limit:.2g}, blue, over 1, white, to '
@@ -281,18 +297,23 @@ def _scale(shown: JacobianMap) -> str:
             f'<ol>{ticks}</ol></div>{key if folds else ""}')
 
 # %% ../../nbs/use/50d_report.ipynb #d0500024
-_FACTS = {'loss_before': ('Loss before', '{:.3f}'), 'loss_after': ('Loss after', '{:.3f}'),
-          'folding_percent': ('Folded volume', '{:.3g} %'),
-          'inverse_error_mean_mm': ('Inverse error, mean', '{:.3g} mm'),
-          'inverse_error_max_mm': ('Inverse error, largest', '{:.3g} mm')}
+_FACTS = {'loss_before': ('Loss before', '{:.3f}'), 'loss_start': ('Loss at the start', '{:.3f}'),
+          'loss_after': ('Loss after', '{:.3f}'), 'folding_percent': ('Folded volume', '{:.2g} %'),
+          'inverse_error_mean_mm': ('Mean inverse error', '{:.2g} mm'),
+          'inverse_error_max_mm': ('Largest inverse error', '{:.2g} mm'), 'spacing_mm': ('Working grid', '{:.3g} mm')}
+
+
+def _fact(name: str, value: float) -> tuple[str, str]:
+    "Label and text of a number."
+    label, form = _FACTS.get(name, (name.replace('_', ' ').capitalize(), '{:.4g}'))
+    return label, f'< {form.format(1e-3)}' if 0 < value < 1e-3 else form.format(value)
 
 
 def _facts(result: 'Registration') -> str:
-    "The numbers that matter most."
-    known = {name: told for name, told in _FACTS.items() if name in result.metrics}
-    facts = {label: form.format(result.metrics[name]) for name, (label, form) in known.items()}
-    facts['Time'] = f'{sum(result.seconds.values()):.1f} s'
-    cells = (f'<div class="fact"><span class="soft">{name}</span><b>{value}</b></div>' for name, value in facts.items())
+    "What was measured."
+    facts = [*(_fact(*each) for each in result.metrics.items()), ('Time', f'{sum(result.seconds.values()):.1f} s')]
+    cells = (f'<div class="fact"><span class="soft">{escape(name)}</span><b>{escape(told)}</b></div>'
+             for name, told in facts)
     return f'<div class="facts">{"".join(cells)}</div>'
 
 
@@ -302,22 +323,23 @@ def _notes(notes: Sequence[str]) -> str:
     return f'<section class="notes"><h2>Notes</h2><ul>{items}</ul></section>' if notes else ''
 
 # %% ../../nbs/use/50d_report.ipynb #d0500025
-def _pictures(result: 'Registration', fixed: Volume) -> dict[str, object]:
+def _pictures(result: 'Registration', fixed: Volume) -> dict[str, str]:
     "The parts of the page with pictures."
     shown, stretched = stacks(fixed, longest=320), jacobian_map(result.warp)
     images = {'fixed': fixed, 'before': result.before, 'start': result.start, 'warped': result.warped}
-    painters = {name: grey(image) for name, image in images.items() if image is not None}
+    painters = {name: grey(image) for name, image in images.items() if image is not None} | {'jacobian': stretched}
     pairs = {pair: label for pair, label in _COMPARED.items() if set(pair.split()) <= set(painters)}
-    painters |= {'grid': warped_grid(fixed, result.warp), 'jacobian': stretched}
-    single = 'single' if len(shown) == 1 else ''
-    overlays = ''.join(f'<h3>{when}</h3>' + _row(shown, f'Fixed and moving image {when.lower()}', ('fixed', kind),
-                                                 f'overlay {single}')
-                       for when, kind in (('Before', 'before'), ('After', 'warped')))
-    return {'pictures': _sprites(painters, shown), 'overlays': overlays, 'scale': _scale(stretched),
-            'choices': _radios('pair', 'Show', pairs) + _radios('how', 'As', _HOW),
-            'compared': _row(shown, 'Fixed and after, curtain', ('fixed', 'warped'), f'curtain {single}'),
-            'grid': _row(shown, 'Warped grid over the fixed image', ('grid',), single),
-            'stretched': _row(shown, 'Determinant of the Jacobian', ('jacobian',), single)}
+    encode = partial(_jpeg, most=MOST//(len(painters)*len(shown)))
+    rules = ''.join(_rules(name, paint, shown, encode) for name, paint in painters.items())
+    finer = {plane: [view._replace(longest=480) for view in stack] for plane, stack in shown.items()}
+    overlays = ''.join(f'<div><h3>{when}</h3>{_row(shown, f"Both images {when.lower()}", kinds, "overlay")}</div>'
+                       for when, kinds in (('Before', ('fixed', 'before')), ('After', ('fixed', 'warped'))))
+    if len(shown) == 1: overlays = f'<div class="beside">{overlays}</div>'
+    return {'pictures': rules + _rules('grid', grid_lines(result.warp), finer, _png), 'scale': _scale(stretched),
+            'choices': _radios('pair', 'Show', pairs) + _radios('how', 'As', _HOW), 'overlays': overlays,
+            'compared': _row(shown, 'Fixed and after, curtain', ('fixed', 'warped'), 'curtain'),
+            'grid': _row(shown, 'Warped grid over the fixed image', ('fixed', 'grid'), 'gridded'),
+            'stretched': _row(shown, 'Determinant of the Jacobian', ('jacobian',))}
 
 
 def _title(images: dict[str, Volume]) -> str:
@@ -337,10 +359,10 @@ def write_report(path: str | Path,            # ends in .html; its folder must e
     images = {role: image if isinstance(image, Volume) else load_volume(image)
               for role, image in (('moving', moving), ('fixed', fixed))}
     digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    numbers = _table({name.replace('_', ' '): f'{value:.4g}' for name, value in result.metrics.items()})
+    if command is not None and not isinstance(command, str): command = shlex.join(map(str, command))
     page = PAGE.substitute(
-        _pictures(result, images['fixed']), title=_title(images), facts=_facts(result), notes=_notes(result.notes),
-        curves=_curves(result.curve), numbers=numbers, bars=_bars(result.seconds),
-        record=_record(result, images, command), style=STYLE, script=SCRIPT, digest=digest)
+        _pictures(result, images['fixed']), style=STYLE, script=SCRIPT, digest=digest, title=_title(images),
+        facts=_facts(result), notes=_notes(result.notes), curves=_curves(result.curve), bars=_bars(result.seconds),
+        record=_record(result, images), command=f'<h3>Command</h3><pre>{escape(command)}</pre>' if command else '')
     write_bytes(path, page.encode())
     return path
