@@ -8,15 +8,16 @@ __all__ = ['PLANES', 'Painter', 'LINE', 'FOLD', 'View', 'views', 'stacks', 'grey
 
 # %% ../../nbs/use/50b_pictures.ipynb #b0500004
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
+from nibabel import orientations
 from PIL import Image
 from scipy import ndimage
 
-from ..data.volumes import Volume, to_ras
+from ..data.volumes import Volume
 from ..method.settings import InputError
 from .transforms import Warp, jacobian
 
@@ -60,11 +61,18 @@ def _window(image: Volume) -> tuple[float, float]:
     return (low if low < high else lowest), high
 
 
-def _shade(image: Volume) -> Volume:
-    "Intensities from 0 for black to 1 for white, on axes closest to RAS."
-    low, high = _window(image)
-    turned = to_ras(image)
-    return Volume(np.clip((turned.data.astype(np.float32) - low)/(high - low or 1), 0, 1), turned.affine)
+def _turned(image: Volume) -> Volume:
+    "The same voxels on axes closest to RAS, not copied: what is drawn is a small part of them."
+    axes = orientations.io_orientation(image.affine)
+    return Volume(orientations.apply_orientation(image.data, axes),
+                  image.affine @ orientations.inv_ornt_aff(axes, image.shape))
+
+
+def _seen(image: Volume) -> tuple[np.ndarray, int]:
+    "Intensities from 0 to 1 on axes closest to RAS, of each n-th voxel, and n; a million at most or little more."
+    apart = max(1, round((image.data.size/10**6)**(1/3)))
+    (low, high), data = _window(image), _turned(image).data[::apart, ::apart, ::apart]
+    return np.clip((data.astype(np.float32) - low)/(high - low or 1), 0, 1), apart
 
 
 def _views(grid: Volume, wanted: list[list[int]], longest: int) -> dict[str, list[View]]:
@@ -81,11 +89,13 @@ def views(image: Volume,                    # fixed, in any orientation
           longest: int = 256,               # pixels of the longer side of a picture
          ) -> list[View]:                   # three; one for an image of one slice
     "The slices through a point."
-    shade = _shade(image)
-    if at is None: index = ndimage.center_of_mass(shade.data + 1e-6)
-    else: index = np.linalg.solve(shade.affine, [*at, 1])[:3]
-    index = np.clip(np.rint(index), 0, np.array(shade.shape) - 1)
-    return [one for each in _views(shade, [[i] for i in index], longest).values() for one in each]
+    grid = _turned(image)
+    if at is None:
+        seen, apart = _seen(image)
+        index = apart*np.array(ndimage.center_of_mass(seen + 1e-6))
+    else: index = np.linalg.solve(grid.affine, [*at, 1])[:3]
+    index = np.clip(np.rint(index), 0, np.array(grid.shape) - 1)
+    return [one for each in _views(grid, [[i] for i in index], longest).values() for one in each]
 
 
 def stacks(image: Volume,       # fixed, in any orientation
@@ -93,13 +103,13 @@ def stacks(image: Volume,       # fixed, in any orientation
            longest: int = 256,  # pixels of the longer side of a picture
           ) -> dict[str, list[View]]:  # plane -> its slices, from low to high
     "Slices at even distances through all that is not background."
-    shade, wanted = _shade(image), []
+    (seen, apart), grid, wanted = _seen(image), _turned(image), []
     for axis in range(3):
-        seen = np.flatnonzero((shade.data > 0.1).any(tuple({0, 1, 2} - {axis})))
-        first, last = (seen[0], seen[-1]) if len(seen) else (0, shade.shape[axis] - 1)
+        where = apart*np.flatnonzero((seen > 0.1).any(tuple({0, 1, 2} - {axis})))
+        first, last = (where[0], where[-1]) if len(where) else (0, grid.shape[axis] - 1)
         inset = (last - first)/(count + 1)
         wanted.append(np.unique(np.rint(np.linspace(first + inset, last - inset, count)).astype(int)))
-    return _views(shade, wanted, longest)
+    return _views(grid, wanted, longest)
 
 # %% ../../nbs/use/50b_pictures.ipynb #b0500012
 Painter = Callable[[View], np.ndarray]  # gives (rows, columns, 3), uint8, the upper row first
@@ -123,7 +133,11 @@ def _bytes(picture: np.ndarray) -> np.ndarray:
 def _shades(*images: Volume) -> list[Callable[[View], np.ndarray]]:
     "What draws images that lie on one grid, from 0 for black to 1 for white."
     _check_shapes(*images)
-    return [lambda view, shade=_shade(image): _drawn(_flat(shade, view), view) for image in images]
+
+    def shade(image: Volume) -> Callable[[View], np.ndarray]:
+        (low, high), turned = _window(image), _turned(image)
+        return lambda view: np.clip((_drawn(_flat(turned, view), view) - low)/(high - low or 1), 0, 1)
+    return [shade(image) for image in images]
 
 
 def _check_shapes(*grids: Volume | Warp) -> None:
@@ -193,7 +207,7 @@ def grid_lines(warp: Warp,       # fixed to moving
                cells: int = 16,  # along the longest side of the image
               ) -> Callable[[View], np.ndarray]:  # gives (rows, columns), 1 on a line, 0 between lines
     "Draw the lines of a grid of the moving image as the warp brings it to the fixed one."
-    moves = to_ras(Volume(warp.displacement, warp.affine))
+    moves = _turned(Volume(warp.displacement, warp.affine))
     step = float(np.multiply(moves.shape[:3], moves.spacing).max())/cells
 
     def coordinate(view: View, which: int) -> np.ndarray:
@@ -224,8 +238,17 @@ FOLD = np.array([0., 0.8, 0.2])  # red, green, blue of a folded voxel
 @dataclass(frozen=True)
 class JacobianMap:
     "Draw the determinant of the Jacobian."
-    determinant: Volume  # on axes closest to RAS
-    limit: float         # of the colours: the determinants 2**-limit and 2**limit
+    moves: Volume  # displacement (X, Y, Z, 3), mm, on axes closest to RAS
+    limit: float   # of the colours: the determinants 2**-limit and 2**limit
+
+    def determinant(self,
+                    plane: str,  # 'axial', 'coronal' or 'sagittal'
+                    index: int,  # of the slice
+                   ) -> np.ndarray:  # at its voxels
+        "The determinant in one slice, from that slice and its neighbours."
+        axis, first = PLANES[plane], max(index - 1, 0)
+        near = np.moveaxis(np.moveaxis(self.moves.data, axis, 0)[first:index + 2], 0, axis)
+        return jacobian(Warp(near, self.moves.affine)).data.take(index - first, axis)
 
     @property
     def ticks(self) -> np.ndarray:
@@ -240,18 +263,20 @@ class JacobianMap:
         return colormaps['RdBu_r'](0.5 + powers/self.limit/2)[..., :3]
 
     def __call__(self, view: View) -> np.ndarray:
-        values = _flat(self.determinant, view)
+        values = self.determinant(view.plane, view.index)
         folded = _drawn(values, view, Image.Resampling.NEAREST) <= 0
         return _bytes(np.where(folded[..., None], FOLD, self.colours(_drawn(values, view))))
 
-
+# %% ../../nbs/use/50b_pictures.ipynb #b0500035
 def jacobian_map(warp: Warp,  # fixed to moving
                 ) -> JacobianMap:
     "Draw where a warp stretches, shrinks and folds; colours reach up to eight times the volume."
-    determinant = to_ras(jacobian(warp))
-    inner = np.abs(np.log2(np.maximum(determinant.data, 1e-3)))
-    highest = np.percentile(inner, 99.5)
-    return JacobianMap(determinant, next((n for n in (0.25, 0.5, 1., 2.) if highest <= n), 3.))
+    found = JacobianMap(_turned(Volume(warp.displacement, warp.affine)), 3.)
+    shape = found.moves.shape[:3]
+    some = [found.determinant(plane, shape[axis]*part//4).ravel() for plane, axis in PLANES.items()
+            for part in (1, 2, 3) if 1 not in shape or shape[axis] == 1]
+    highest = np.percentile(np.abs(np.log2(np.maximum(np.concatenate(some), 1e-3))), 99.5)
+    return replace(found, limit=next((n for n in (0.25, 0.5, 1., 2.) if highest <= n), 3.))
 
 # %% ../../nbs/use/50b_pictures.ipynb #b0500023
 def _frame(ax: 'Axes', picture: np.ndarray, view: View) -> None:
@@ -315,15 +340,15 @@ def plot_curve(curve: list[dict],  # scale, step and loss of each step, in order
     ax.legend(fontsize=8, frameon=False)
 
 # %% ../../nbs/use/50b_pictures.ipynb #b0500029
-def _colour_bar(figure: 'Figure | SubFigure', axes: list, shown: JacobianMap) -> None:
+def _colour_bar(figure: 'Figure | SubFigure', axes: list, shown: JacobianMap, folded: bool) -> None:
     "The scale of the Jacobian's colours."
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
     scale = ScalarMappable(Normalize(-shown.limit, shown.limit), 'RdBu_r')
     bar = figure.colorbar(scale, ax=axes, location='right', fraction=0.05, aspect=25, ticks=shown.ticks)
-    bar.ax.set_yticklabels([f'{2**power:.2g}' for power in shown.ticks], fontsize=8)
+    bar.ax.set_yticklabels([f'{2**power:.3g}' for power in shown.ticks], fontsize=8)
     bar.outline.set_visible(False)
-    if (shown.determinant.data <= 0).any(): bar.ax.set_title('green:\nfolded', fontsize=8)
+    if folded: bar.ax.set_title('green:\nfolded', fontsize=8)
 
 
 def plot_registration(fixed: Volume,      # the image that stays
@@ -342,7 +367,8 @@ def plot_registration(fixed: Volume,      # the image that stays
     figure = plt.figure(figsize=(width + 0.5, height + (1.9 if curve else 0)), layout='constrained')
     parts = figure.subfigures(2, 1, height_ratios=[height, 1.9]) if curve else [figure]
     axes = _draw(parts[0], columns, shown)
-    _colour_bar(parts[0], list(axes[:, -1]), stretched)
+    folded = any((stretched.determinant(view.plane, view.index) <= 0).any() for view in shown)
+    _colour_bar(parts[0], list(axes[:, -1]), stretched, folded)
     if curve: plot_curve(curve, parts[1].subplots())
     plt.close(figure)
     return figure

@@ -290,11 +290,10 @@ def _scale(shown: JacobianMap) -> str:
     def rgb(colour: np.ndarray) -> str: return f'rgb({",".join(str(round(255*part)) for part in colour)})'
     stops = ','.join(map(rgb, shown.colours(2**np.linspace(-shown.limit, shown.limit, 17))))
     ticks = ''.join(f'<li>{2**power:.3g}</li>' for power in shown.ticks)
-    folds = bool((shown.determinant.data <= 0).any())
-    key = f'<p><span class="key" style="background:{rgb(FOLD)}"></span>Folded: the determinant is 0 or less.</p>'
+    key = f'<p class="soft"><span class="key" style="background:{rgb(FOLD)}"></span>0 or less: folded</p>'
     return (f'<div class="scale" role="img" aria-label="Colours from {2**-shown.limit:.2g}, blue, over 1, white, to '
             f'{2**shown.limit:.2g}, red"><div style="background:linear-gradient(90deg,{stops})"></div>'
-            f'<ol>{ticks}</ol></div>{key if folds else ""}')
+            f'<ol>{ticks}</ol></div>{key}')
 
 # %% ../../nbs/use/50d_report.ipynb #d0500024
 _FACTS = {'loss_before': ('Loss before', '{:.3f}'), 'loss_start': ('Loss at the start', '{:.3f}'),
