@@ -328,7 +328,7 @@ def _pictures(result: 'Registration', fixed: Volume) -> dict[str, str]:
     images = {'fixed': fixed, 'before': result.before, 'start': result.start, 'warped': result.warped}
     painters = {name: grey(image) for name, image in images.items() if image is not None} | {'jacobian': stretched}
     pairs = {pair: label for pair, label in _COMPARED.items() if set(pair.split()) <= set(painters)}
-    encode = partial(_jpeg, most=MOST//(len(painters)*len(shown)))
+    encode = partial(_jpeg, most=MOST//((len(painters) + 1)*len(shown)))  # and the grid
     rules = ''.join(_rules(name, paint, shown, encode) for name, paint in painters.items())
     finer = {plane: [view._replace(longest=480) for view in stack] for plane, stack in shown.items()}
     overlays = ''.join(f'<div><h3>{when}</h3>{_row(shown, f"Both images {when.lower()}", kinds, "overlay")}</div>'
@@ -343,7 +343,7 @@ def _pictures(result: 'Registration', fixed: Volume) -> dict[str, str]:
 
 def _title(images: dict[str, Volume]) -> str:
     "The names of two files, escaped."
-    names = (image.path.name if image.path else f'the {role} image' for role, image in images.items())
+    names = (image.path.name if image.path else f'{role} image' for role, image in images.items())
     return ' to '.join(map(escape, names))
 
 # %% ../../nbs/use/50d_report.ipynb #d0500026
@@ -363,5 +363,5 @@ def write_report(path: str | Path,            # ends in .html; its folder must e
         _pictures(result, images['fixed']), style=STYLE, script=SCRIPT, digest=digest, title=_title(images),
         facts=_facts(result), notes=_notes(result.notes), curves=_curves(result.curve), bars=_bars(result.seconds),
         record=_record(result, images), command=f'<h3>Command</h3><pre>{escape(command)}</pre>' if command else '')
-    write_bytes(path, page.encode())
+    write_bytes(path, page.encode(errors='backslashreplace'))  # a name may be no UTF-8
     return path
