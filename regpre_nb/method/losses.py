@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Kernel', 'SIMILARITIES', 'MIND_WEIGHT', 'local_ncc', 'local_ncc_map', 'diffusion', 'gaussian_kl', 'one_hot',
-           'soft_dice', 'mind', 'mutual_information', 'Similarity', 'similarity', 'Loss']
+           'soft_dice', 'mind', 'edges', 'mutual_information', 'Similarity', 'similarity', 'Loss']
 
 # %% ../../nbs/method/07_losses.ipynb #fd0c64f2
 import math
@@ -340,8 +340,22 @@ def mind(image: Tensor,      # (B, 1, X, Y, Z), any intensities
     typical = spread.mean((2, 3, 4), keepdim=True)
     return torch.exp(-found / spread.clamp(1e-3 * typical, 1e3 * typical).clamp_min(torch.finfo(found.dtype).tiny))
 
+# %% ../../nbs/method/07_losses.ipynb #676de47f
+def edges(image: torch.Tensor,  # (B, 1, X, Y, Z), in [0, 1]
+         ) -> torch.Tensor:     # (B, 1, X, Y, Z), in [0, 1]
+    "Where a patch of three voxels varies, on a logarithmic scale: the same for an image and its negative."
+    sizes = [min(3, n) for n in image.shape[2:]]
+    def mean(values):
+        padded = F.pad(values, [n // 2 for size in sizes[::-1] for n in (size, size)], mode='replicate')
+        return F.avg_pool3d(padded, sizes, 1)
+
+    variance = (mean(image.square()) - mean(image).square()).clamp_min(0)
+    found = (variance + 1e-3).log()
+    low, high = found.aminmax()
+    return (found - low) / (high - low).clamp_min(torch.finfo(found.dtype).tiny)
+
 # %% ../../nbs/method/07_losses.ipynb #1d5bf999
-_SAMPLES = 2 ** 17  # voxels of a histogram, at most
+_SAMPLES = 2 ** 15  # voxels of a histogram, at most
 
 
 def _in_bins(values: Tensor, bins: int) -> Tensor:
@@ -380,7 +394,7 @@ def mutual_information(warped: Tensor,  # (B, 1, X, Y, Z), any intensities
 class Similarity(NamedTuple):
     "The first term of a loss."
     function: Callable[..., Tensor]  # (warped, fixed, loss, preset) -> scalar; the lower, the more alike
-    of: str = 'images'               # what it compares: 'images', 'labels' or 'descriptors'
+    of: str = 'images'               # what it compares: 'images', 'labels', 'descriptors' or 'edges'
     masked: bool = False             # whether it takes a mask as well
 
 
@@ -390,7 +404,7 @@ SIMILARITIES: dict[str, Similarity] = {}  # name -> how alike two images or labe
 @checked
 def similarity(
     name: str,  # in settings
-    of: Literal['images', 'labels', 'descriptors'] = 'images',  # one-hot label maps, or those of `mind`
+    of: Literal['images', 'labels', 'descriptors', 'edges'] = 'images',  # one-hot label maps, or of `mind`, `edges`
     masked: bool = False,  # the function takes `mask`, (B, 1, X, Y, Z) or None, as its last argument
 ) -> Callable[[Callable], Callable]:
     "Put `@similarity(name)` above a function of (warped, fixed, loss, preset) to add it to `SIMILARITIES`."
@@ -398,8 +412,9 @@ def similarity(
 
 
 @similarity('ncc', masked=True)
+@similarity('edges', of='edges', masked=True)
 def _correlation(warped, fixed, loss, preset, mask=None):
-    "Local correlation of the images."
+    "Local correlation of the images, or of their edges."
     return local_ncc(warped, fixed, loss.window, loss.kernel, preset=preset, mask=mask)
 
 
@@ -409,7 +424,7 @@ def _overlap(warped, fixed, loss, preset):
     return soft_dice(warped, fixed)
 
 
-MIND_WEIGHT = 12  # so that lambda means about as much as it does beside the correlation
+MIND_WEIGHT = 6  # so that lambda means about as much as it does beside the correlation
 
 
 @similarity('mind', of='descriptors', masked=True)
@@ -443,7 +458,7 @@ class Loss:
         "What the similarity compares."
         of = SIMILARITIES[self.similarity].of
         if of == 'images': return batch['moving'], batch['fixed']
-        if of == 'descriptors': return mind(batch['moving']), mind(batch['fixed'])
+        if made := {'descriptors': mind, 'edges': edges}.get(of): return made(batch['moving']), made(batch['fixed'])
         if n_labels is None or 'moving_labels' not in batch:
             raise InputError(f'Loss: similarity {self.similarity!r} compares labels, and these pairs have none: choose '
                              'another one, or pairs with labels.')
