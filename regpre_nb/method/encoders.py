@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CNNSettings', 'CNNEncoder', 'SwinUNETRSettings', 'SwinUNETREncoder', 'load_plugin']
 
-# %% ../../nbs/method/06a_encoders.ipynb #96710f30
+# %% ../../nbs/method/06a_encoders.ipynb #9b777b00
 import sys
 from dataclasses import dataclass
 from importlib import import_module
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .settings import InputError, check_values, regular_file, whole
-from .swin import encoder
+from .swin import MissingPart, encoder
 from .transmorph import SameConv3d
 
 # %% ../../nbs/method/06a_encoders.ipynb #1859bb96
@@ -56,7 +56,7 @@ class CNNEncoder(nn.Module):
             maps.append(features)
         return maps
 
-# %% ../../nbs/method/06a_encoders.ipynb #ad39a55d
+# %% ../../nbs/method/06a_encoders.ipynb #40a2cc51
 @dataclass(frozen=True)
 class SwinUNETRSettings:
     "What shapes the encoder of a SwinUNETR."
@@ -81,8 +81,8 @@ def _monai_swin() -> type[nn.Module]:
     try:
         from monai.networks.nets.swin_unetr import SwinTransformer
     except ImportError as error:
-        raise InputError(f'The encoder swinunetr needs MONAI, which cannot be imported ({error}); '
-                         'pip install monai.') from error
+        raise MissingPart(f'The encoder swinunetr needs MONAI, which cannot be imported ({error}); '
+                          'pip install monai.') from error
     return SwinTransformer
 
 # %% ../../nbs/method/06a_encoders.ipynb #51ed56b7

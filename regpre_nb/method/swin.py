@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['SETTINGS', 'ENCODERS', 'TransMorphSettings', 'settings_named', 'Encoder', 'encoder_channels', 'encoder_maps', 'Kind',
-           'encoder', 'describe_module', 'full_description', 'kind_named', 'build_module', 'split_windows',
-           'join_windows', 'WindowAttention', 'StochasticDepth', 'SwinBlock', 'PatchMerging', 'SwinEncoder']
+           'encoder', 'describe_module', 'full_description', 'MissingPart', 'kind_named', 'build_module',
+           'split_windows', 'join_windows', 'WindowAttention', 'StochasticDepth', 'SwinBlock', 'PatchMerging',
+           'SwinEncoder']
 
 # %% ../../nbs/method/03_swin.ipynb #d9d8a6ac
 from collections.abc import Callable, Sequence
@@ -151,6 +152,10 @@ def full_description(description: dict,  # from `describe_module`, or settings a
     return {'name': usual, 'settings': description}
 
 # %% ../../nbs/method/03_swin.ipynb #3c898701
+class MissingPart(InputError):
+    "Something is not there that can be imported or installed."
+
+
 def kind_named(name: str,               # in files of weights
                kinds: dict[str, Kind],  # the list to look in
                module: str = '',        # that adds it, as a file of weights says; only named here, never imported
@@ -159,7 +164,7 @@ def kind_named(name: str,               # in files of weights
     if name not in kinds: open_room('regpre_nb.method')
     if name in kinds: return kinds[name]
     where = f'{module}, the module that adds it' if module else 'the module that adds it'
-    raise InputError(f'{name!r} is none of {", ".join(kinds)}; import {where}, or name it by --plugin.')
+    raise MissingPart(f'{name!r} is none of {", ".join(kinds)}; import {where}, or name it by --plugin.')
 
 
 def build_module(description: dict,       # from `describe_module`
