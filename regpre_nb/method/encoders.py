@@ -56,13 +56,13 @@ class CNNEncoder(nn.Module):
             maps.append(features)
         return maps
 
-# %% ../../nbs/method/06a_encoders.ipynb #40a2cc51
+# %% ../../nbs/method/06a_encoders.ipynb #b4b94d8e
 @dataclass(frozen=True)
 class SwinUNETRSettings:
     "What shapes the encoder of a SwinUNETR."
     channels: int = 24                        # of the finest map; doubles at each stage
     depths: tuple[int, ...] = (2, 2, 2)       # transformer blocks of each stage, four stages at most
-    heads: tuple[int, ...] = (3, 6, 12)       # attention heads of each stage; they divide its channels
+    heads: tuple[int, ...] = (1, 2, 4)        # attention heads of each stage; they divide its channels
     window: tuple[int, int, int] = (4, 4, 4)  # attention window, tokens
     patch: int = 2                            # edge of a token, in voxels
 

@@ -29,11 +29,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from . import own
+
 # %% ../../nbs/use/51_cli.ipynb #9cb1b3dd
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help='Pretraining deformable image registration networks with random images.')
 data_app = typer.Typer(no_args_is_help=True, help='List, fetch, check and convert data sets.')
 app.add_typer(data_app, name='data')
+app.add_typer(own.commands)
 
 ProfileOption = Annotated[str, typer.Option('--profile', help='Sizes and lengths: smoke, cpu, gpu or paper.')]
 DataOption = Annotated[str, typer.Option('--data', help='Cohort, as `regpre data list` names them.')]
