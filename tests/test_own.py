@@ -10,7 +10,7 @@ import time
 
 import pandas as pd
 import pytest
-from commands import COMMAND, environment, listed, regpre
+from commands import COMMAND, case, environment, listed, regpre, save
 from forked import call
 from test_bad_input import refused
 
@@ -224,16 +224,19 @@ def test_wrong_weights(place, tmp_path):
     (lambda text: text.replace('case3', 'case2'), ('stands there twice',)),
     (lambda text: text.splitlines()[0] + '\n', ('cases where 2 of each are needed',)),
     (lambda text: text.replace('0_labels', 'broken'), ('case case0',)),
+    (lambda text: text.replace('4_labels', 'empty'), ('line 6 (case case4)', 'holds none of the labels')),
 ])
 def test_wrong_manifest(change, mentions, place, tmp_path):
     folder = tmp_path / 'images'
     shutil.copytree(place / 'images', folder)
     (folder / 'broken.nii.gz').write_bytes(b'no image')
+    save(folder / 'empty.nii.gz', 0 * case('4')[1])
     text = change((folder / 'cohort.csv').read_text())
     if text is None: (folder / 'cohort.csv').unlink()
     else: (folder / 'cohort.csv').write_text(text)
     done = regpre('finetune', 'out', '--manifest', 'images/cohort.csv', '--steps', 1, cwd=tmp_path)
     refused(done, 'images/cohort.csv', *mentions)
+    assert not (tmp_path / 'out' / 'own.json').exists()  # the corrected manifest may be given for the same folder
 
 
 def test_no_manifest(tmp_path):
