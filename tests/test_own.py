@@ -45,7 +45,6 @@ class Pyramid(nn.Module):
 ENCODERS = {  # what to ask for, and how many maps there are
     'swin': ('swin', '{"channels": 8, "depths": [1, 1], "heads": [2, 2]}', 2),
     'cnn, four maps': ('cnn', '{"channels": [4, 4, 8, 8]}', 4),
-    'swinunetr, two maps': ('swinunetr', '{"channels": 12, "depths": [1], "heads": [3]}', 2),
     'swinunetr, four maps': ('swinunetr', '{"channels": 4, "depths": [1, 1, 1], "heads": [1, 1, 1]}', 4),
     'of a plugin, three maps': ('pyramid', '{"channels": [4, 4, 8]}', 3),
 }
