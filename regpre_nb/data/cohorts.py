@@ -66,6 +66,7 @@ class Cohort:
     spacings: dict[str, tuple[float, float, float]] | None = None  # case -> mm, where `spacing` does not hold for all
     landmarks: Callable[[str, str], tuple[torch.Tensor, torch.Tensor]] | None = None  # moving, fixed -> points of both
     made_from: Callable[[str], Sequence[Path | str]] | None = None  # case -> its files, or what a program makes it by
+    intensities: tuple[str, float, float] = ('percentiles', 0.5, 99.5)  # of a file: what becomes 0 and 1, or 'values'
     _kept: dict = field(default_factory=dict, init=False)
 
     def image(self, case: str) -> torch.Tensor:
@@ -101,6 +102,12 @@ class Cohort:
         paired = {case for pair in (*self.validation_pairs, *self.test_pairs) for case in pair}
         named = {*self.train, *self.validation, *paired, *(self.partners or {}).values()} - {self.atlas}
         return (*([self.atlas] if self.atlas else []), *sorted(named))
+
+    @property
+    def preparation(self) -> dict[str, Any]:
+        "What was done to the images, to keep beside weights: whoever gives a network another image does the same."
+        return {'shape': self.shape, 'spacing': self.spacing,
+                'intensities': dict(zip(('by', 'low', 'high'), self.intensities))}
 
     def __repr__(self) -> str:
         grid, mm = ('x'.join(f'{n:g}' for n in numbers) for numbers in (self.shape, self.spacing))

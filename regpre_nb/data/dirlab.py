@@ -649,7 +649,7 @@ def lung_cohort(
         spacings=spacings, structures={1: 'lung'}, label_set='the lungs by threshold', atlas=None,
         train=train, validation=test, validation_pairs=tested, test_pairs=tested, partners=pairs, keep=size <= 96,
         read=partial(_read_phase, **places), landmarks=partial(_landmarks_of, rule=rule, **places),
-        made_from=partial(_phase_made_from, rule=rule, **places))
+        made_from=partial(_phase_made_from, rule=rule, **places), intensities=('values', -1000., 500.))
 
 # %% ../../nbs/data/18_dirlab.ipynb #fca82612
 @cohort('dirlab', check=check_dirlab)

@@ -258,7 +258,8 @@ def _labels_present(row: ManifestRow) -> dict[int, str]:
 
 # %% ../../nbs/data/17_folder.ipynb #8fe52070
 def _manifest_path(folder: str | Path | None) -> Path:
-    "manifest.csv in the folder or in its subfolder `folder`."
+    "A CSV file itself, or manifest.csv in the folder or in its subfolder `folder`."
+    if folder and Path(folder).suffix.lower() == '.csv': return Path(folder)
     base = data_folder(folder, ', the one that holds manifest.csv')
     for path in (base/'manifest.csv', base/'folder'/'manifest.csv'):
         if path.is_file(): return path
@@ -276,7 +277,7 @@ def _announced(path: Path, first: ManifestRow) -> tuple[dict[int, str], dict[str
 # %% ../../nbs/data/17_folder.ipynb #bc358f66
 @cohort('folder')
 def folder_cohort(
-    folder: str | Path | None = None,  # holds manifest.csv, or a subfolder `folder` does; None: what REGPRE_DATA names
+    folder: str | Path | None = None,  # a CSV file; or what holds manifest.csv, itself or in a subfolder `folder`
 ) -> Cohort:  # atlas-to-subject if the manifest has an atlas
     "Your own images, which a manifest lists."
     path = _manifest_path(folder)
@@ -290,7 +291,7 @@ def folder_cohort(
                    structures=structures, listed=listed)
     return Cohort(
         made_from={row.case: (row.image, row.labels) for row in rows}.__getitem__,
-        name='folder', description=f'volumes listed in {path.parent.resolve().name}/manifest.csv', simulated=False,
+        name='folder', description=f'volumes listed in {path.resolve().parent.name}/{path.name}', simulated=False,
         shape=shape, spacing=spacing, structures=structures, atlas=atlas, train=parts['train'],
         validation=parts['validation'], validation_pairs=validation_pairs, test_pairs=test_pairs, read=read,
         keep=5*len(rows)*np.prod(shape) < 4e9, label_set=label_set, groups=groups or None)

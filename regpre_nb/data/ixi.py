@@ -467,7 +467,7 @@ def _ixi(description, made_up, shape, train, validation, test, read, made_from):
         label_set='IXI, 30 structures in 17 groups, left and right averaged',
         validation_pairs=tuple(('atlas', case) for case in validation),
         test_pairs=tuple(('atlas', case) for case in test),
-        read=read, made_from=made_from, keep=False)
+        read=read, made_from=made_from, keep=False, intensities=('values', 0., 1.))
 
 
 def published_ixi() -> Cohort:  # no case can be read

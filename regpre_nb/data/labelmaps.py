@@ -313,7 +313,7 @@ def labelmaps_cohort(
         structures=STRUCTURES, atlas=atlas, train=tuple(train), validation=tuple(validation),
         validation_pairs=with_between(atlas, validation), test_pairs=with_between(atlas, test),
         read=partial(read_prepared, folder=kept),
-        made_from=partial(_recipe_of, recipe=kept.name),
+        made_from=partial(_recipe_of, recipe=kept.name), intensities=('values', 0., 1.),
         label_set="IXI's 30 structures in 17 groups as far as the maps have them: "
         f'{len(STRUCTURES)} structures in {len(GROUPS)} groups', groups=GROUPS)
 

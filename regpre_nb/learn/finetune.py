@@ -232,7 +232,7 @@ def finetune(network: TransMorph,         # trained in place; ends with the best
             ) -> FitResult:
     "Train a registration network, from scratch or from an encoder; writes `model.safetensors` into the folder."
     described = dict(network=describe_network(network), finetuning=asdict(settings), training=asdict(training),
-                     cohort=cohort.name)
+                     cohort=cohort.name, images=cohort.preparation)
     if encoder is not None: transfer_encoder(network, encoder)
     settings = replace(settings, label_count=min(settings.label_count, len(cohort.structures) or 1))
     batches = batches or cohort_batches(cohort, cases, training.seed, settings.flips, labels=settings.labels)

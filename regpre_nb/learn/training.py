@@ -49,6 +49,7 @@ from regpre_nb.method.settings import (
     regular_file,
     whole,
 )
+from ..method.swin import MissingPart
 
 # %% ../../nbs/learn/20_training.ipynb #af0bfeff
 _SWITCH: Rule = (lambda value: type(value) is bool), 'True or False'
@@ -246,6 +247,8 @@ def load_described(
                          'for instance model.safetensors.')
     try:
         module = build(described)
+    except MissingPart as error:
+        raise InputError(f'{path} describes a {name} that cannot be built: {error}') from error
     except (ValueError, TypeError, AttributeError, RuntimeError) as error:
         reason = str(error).rstrip('.')
         raise InputError(f'{path} describes a {name} that cannot be built ({reason}): use the version of this '

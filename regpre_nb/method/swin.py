@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['SETTINGS', 'ENCODERS', 'TransMorphSettings', 'settings_named', 'Encoder', 'encoder_channels', 'encoder_maps', 'Kind',
-           'encoder', 'describe_module', 'full_description', 'build_module', 'split_windows', 'join_windows',
-           'WindowAttention', 'StochasticDepth', 'SwinBlock', 'PatchMerging', 'SwinEncoder']
+           'encoder', 'describe_module', 'full_description', 'MissingPart', 'kind_named', 'build_module',
+           'split_windows', 'join_windows', 'WindowAttention', 'StochasticDepth', 'SwinBlock', 'PatchMerging',
+           'SwinEncoder']
 
 # %% ../../nbs/method/03_swin.ipynb #d9d8a6ac
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .settings import InputError, Preset, adding, checked, from_json
+from .settings import InputError, Preset, adding, checked, from_json, open_room
 
 # %% ../../nbs/method/03_swin.ipynb #4f5c68df
 @checked
@@ -134,7 +135,13 @@ def describe_module(module: nn.Module,       # an encoder or a network
     if name is None: return {'name': f'{type(module).__module__}.{type(module).__qualname__}'}
     if not is_dataclass(getattr(module, 'settings', None)):
         raise InputError(f'{type(module).__name__}: it must keep what it was built from as `settings`.')
-    return {'name': name, 'settings': asdict(module.settings)}
+    return {'name': name} | _module_of(type(module)) | {'settings': asdict(module.settings)}
+
+
+def _module_of(kind: type) -> dict[str, str]:
+    "The module that adds a class to a list, unless that is one of this package."
+    own = kind.__module__.split('.')[0] in (__name__.split('.')[0], '__main__')
+    return {} if own else {'module': kind.__module__}
 
 
 def full_description(description: dict,  # from `describe_module`, or settings alone
@@ -144,15 +151,28 @@ def full_description(description: dict,  # from `describe_module`, or settings a
     if isinstance(description, dict) and 'name' in description: return {'settings': {}} | description
     return {'name': usual, 'settings': description}
 
+# %% ../../nbs/method/03_swin.ipynb #3c898701
+class MissingPart(InputError):
+    "Something is not there that can be imported or installed."
+
+
+def kind_named(name: str,               # in files of weights
+               kinds: dict[str, Kind],  # the list to look in
+               module: str = '',        # that adds it, as a file of weights says; only named here, never imported
+              ) -> Kind:
+    "What is known under a name; the pages of this room and installed packages add theirs when it is not known yet."
+    if name not in kinds: open_room('regpre_nb.method')
+    if name in kinds: return kinds[name]
+    where = f'{module}, the module that adds it' if module else 'the module that adds it'
+    raise MissingPart(f'{name!r} is none of {", ".join(kinds)}; import {where}, or name it by --plugin.')
+
 
 def build_module(description: dict,       # from `describe_module`
                  kinds: dict[str, Kind],  # the list to look in
                  **parts: nn.Module,      # handed on
                 ) -> nn.Module:
     "A module as it was described, with weights of its own."
-    if description['name'] not in kinds:
-        raise InputError(f"{description['name']!r} is none of {', '.join(kinds)}; import the module that adds it.")
-    kind = kinds[description['name']]
+    kind = kind_named(description['name'], kinds, str(description.get('module', '')))
     return kind.build(from_json(kind.settings, description['settings']), **parts)
 
 # %% ../../nbs/method/03_swin.ipynb #a7211c4b

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from . import evaluate, warp_commands
+from . import evaluate, own, warp_commands
 from .warp_commands import applied, read_volume, write_results
 
 # %% ../../nbs/use/51_cli.ipynb #9cb1b3dd
@@ -38,6 +38,7 @@ data_app = typer.Typer(no_args_is_help=True, help='List, fetch, check and conver
 app.add_typer(data_app, name='data')
 app.add_typer(warp_commands.commands)
 app.add_typer(evaluate.commands)
+app.add_typer(own.commands)
 
 ProfileOption = Annotated[str, typer.Option('--profile', help='Sizes and lengths: smoke, cpu, gpu or paper.')]
 DataOption = Annotated[str, typer.Option('--data', help='Cohort, as `regpre data list` names them.')]
