@@ -82,10 +82,11 @@ def pack_network(run: Path) -> None:
     facts = {'run': hashlib.sha256(made.encode()).hexdigest()[:8],
              'seed': record['training']['seed'], 'random pairs': record['training']['steps'],
              'time': f"{log['seconds'].max() / 3600:.1f} hours on one CPU core that was shared",
-             'data': 'random images only', 'encoder': record['pretrained'], 'score on random pairs': f"loss lower by {record['score']:.4f}"}
-    save_pretrained(load_network(path), TARGET / 'any-pair',
-                    card('Registration network for any two images', text, facts | scores() | LICENCE),
-                    **{name: record[name] for name in ('task', 'training', 'score', 'pretrained', 'scales')})
+             'data': 'random images only', 'encoder': record['pretrained'],
+             'score on random pairs': f"loss lower by {record['score']:.4f}"}
+    kept = {name: record[name] for name in ('task', 'training', 'score', 'pretrained', 'scales')}
+    text = card('Registration network for any two images', text, facts | scores() | LICENCE)
+    save_pretrained(load_network(path), TARGET / 'any-pair', text, **kept)
 
 
 def main() -> None:

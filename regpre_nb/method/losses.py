@@ -236,7 +236,7 @@ class _Diffusion(torch.autograd.Function):
     @staticmethod
     def forward(ctx, displacement):
         value, gradient = 0, torch.zeros_like(displacement) if ctx.needs_input_grad[0] else None
-        for axis in (2, 3, 4):
+        for axis in (axis for axis in (2, 3, 4) if displacement.shape[axis] > 1):
             difference = displacement.diff(dim=axis)
             value = value + difference.square().mean() / 3
             if gradient is None: continue
@@ -252,11 +252,11 @@ class _Diffusion(torch.autograd.Function):
 
 # %% ../../nbs/method/07_losses.ipynb #f5509613
 def diffusion(
-    displacement: Tensor,  # (B, 3, X, Y, Z), voxels; each axis at least 2 long
+    displacement: Tensor,  # (B, 3, X, Y, Z), voxels; along an axis of one voxel nothing differs
 ) -> Tensor:               # scalar, 0 for a translation
     "Mean squared forward difference of a displacement, over its three axes."
-    if displacement.ndim != 5 or displacement.shape[1] != 3 or min(displacement.shape[2:]) < 2:
-        raise ValueError('diffusion: displacement must have shape (B, 3, X, Y, Z) with each axis at least 2 long, '
+    if displacement.ndim != 5 or displacement.shape[1] != 3 or max(displacement.shape[2:]) < 2:
+        raise ValueError('diffusion: displacement must have shape (B, 3, X, Y, Z) with an axis at least 2 long, '
                          f'not {tuple(displacement.shape)}')
     return _Diffusion.apply(displacement.to(torch.promote_types(displacement.dtype, torch.float32)))
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'data_app', 'ProfileOption', 'DataOption', 'SeedOption', 'RootOption', 'NameArgument', 'KeepOption',
            'reproduce', 'store', 'status', 'runs', 'dry_run', 'train_one', 'study_page', 'tables', 'list_data',
-           'download', 'hippocampus', 'phantom', 'check_files', 'convert_files', 'register_images', 'main']
+           'download', 'hippocampus', 'phantom', 'check_files', 'convert_files', 'main']
 
 # %% ../../nbs/use/51_cli.ipynb #9823a334
 import fcntl
@@ -28,14 +28,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from . import evaluate, own, warp_commands
-from .warp_commands import applied, read_volume, write_results
+from . import evaluate, own, register_command, warp_commands
 
 # %% ../../nbs/use/51_cli.ipynb #9cb1b3dd
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help='Pretraining deformable image registration networks with random images.')
 data_app = typer.Typer(no_args_is_help=True, help='List, fetch, check and convert data sets.')
 app.add_typer(data_app, name='data')
+app.add_typer(register_command.commands)
 app.add_typer(warp_commands.commands)
 app.add_typer(evaluate.commands)
 app.add_typer(own.commands)
@@ -504,82 +504,6 @@ def convert_files(
     "Write the files of a cohort as NIfTI; go on where an earlier conversion stopped."
     convert = _ability(name, 'convert', 'it has no converter')
     typer.echo(f'{convert(source, target, sys.stderr.isatty())}: written')
-
-# %% ../../nbs/use/51_cli.ipynb #09fdc7fb
-def _more(labels, warped_labels, also):
-    "The other images of the moving world: (file, output, whether it is a label map)."
-    from regpre_nb.method.settings import InputError
-    if len(labels) != len(warped_labels):
-        raise InputError(f'--labels is given {len(labels)} and --warped-labels {len(warped_labels)} times; '
-                         'give one output for each label map.')
-    if wrong := [pair for pair in also if not all(pair.rpartition(':')[::2])]:
-        raise InputError(f'--also {wrong[0]}: is not IMAGE:OUTPUT; name both, with a colon between them.')
-    images = [(Path(pair.rpartition(':')[0]), Path(pair.rpartition(':')[2]), False) for pair in also]
-    return [*((a, b, True) for a, b in zip(labels, warped_labels)), *images]
-
-
-def _told(result, output):
-    "What a registration came to, in a sentence or some."
-    m = result.metrics
-    return '\n'.join([*result.notes, f"{output}: loss {m['loss_before']:.4f} as they lay, {m['loss_start']:.4f} at the "
-        f"start, {m['loss_after']:.4f} after; {m['folding_percent']:.4f} % folded; inverse error "
-        f"{m['inverse_error_mean_mm']:.4f} mm in the mean, {m['inverse_error_max_mm']:.4f} at most; "
-        f'{sum(result.seconds.values()):.1f} s.'])
-
-# %% ../../nbs/use/51_cli.ipynb #71c2d524
-@app.command('register')
-def register_images(
-    moving: Annotated[Path, typer.Argument(help='Image to be brought to the other; it comes first. NIfTI, 3-D.')],
-    fixed: Annotated[Path, typer.Argument(help='Image that stays, of the same kind of contrast.')],
-    output: Annotated[Path, typer.Option('--output', '-o', help="The moving image on the fixed image's grid.")],
-    warp: Annotated[Path | None, typer.Option(help='Where to write the warp, for ITK and ANTs, affine map included.')]
-        = None,
-    inverse_warp: Annotated[Path | None, typer.Option(help='Where to write the inverse, on the moving grid.')] = None,
-    labels: Annotated[list[Path], typer.Option(help='A label map of the moving image; may be repeated.')] = [],
-    warped_labels: Annotated[list[Path], typer.Option(help='Where to write it; one for each --labels.')] = [],
-    also: Annotated[list[str], typer.Option(help='Another image in the moving world, IMAGE:OUTPUT; repeat.')] = [],
-    affine: Annotated[bool, typer.Option(help='Whether to align by an affine map first.')] = True,
-    steps: Annotated[int, typer.Option(min=0, help='Of the optimisation, at each scale; 0: affine alone.')] = 50,
-    spacing: Annotated[float | None, typer.Option(help='mm between the voxels worked on; default: by FIXED.')] = None,
-    model: Annotated[Path | None, typer.Option(help='A trained network to start from, model.safetensors.')] = None,
-    device: Annotated[str | None, typer.Option(help='cpu, or an accelerator; default: the one there is.')] = None,
-    seed: Annotated[int, typer.Option(min=0, help='For a network that draws numbers; nothing else does.')] = 0,
-    threads: Annotated[int, typer.Option(min=0, help='Of the CPU; 0: as PyTorch chooses.')] = 0,
-    as_json: Annotated[bool, typer.Option('--json', help='Print what was measured as JSON.')] = False,
-    quiet: Annotated[bool, typer.Option('--quiet', help='Print nothing.')] = False,
-) -> None:
-    "Bring MOVING onto FIXED: affine, then the displacement of this pair; no training, no network needed."
-    from regpre_nb.use.transforms import check_names
-    more = _more(labels, warped_labels, also)
-    outputs = [output, *filter(None, (warp, inverse_warp)), *(target for _, target, _ in more)]
-    check_names(outputs, [moving, fixed, *(source for source, _, _ in more), *filter(None, [model])])
-    read, result = _registered(moving, fixed, more, seed, threads, affine=affine, steps=steps, spacing=spacing,
-                               model=model, device=device)
-    results = {output: (result.warped, None)}
-    results |= {path: (what, None) for path, what in ((warp, result.warp), (inverse_warp, result.inverse)) if path}
-    write_results(results | {target: applied(result.warp, source, read[source]) for source, target, _ in more})
-    measured = {'metrics': result.metrics, 'seconds': result.seconds, 'notes': result.notes,
-                'written': list(map(str, results)) + [str(target) for _, target, _ in more]}
-    if as_json: typer.echo(json.dumps(measured))
-    elif not quiet: typer.echo(_told(result, output))
-
-# %% ../../nbs/use/51_cli.ipynb #cecf4eb8
-def _registered(moving, fixed, more, seed, threads, spacing, **options):
-    "All inputs of a registration, read and checked, and its result."
-    import torch
-
-    from regpre_nb.data.volumes import load_volume, match
-    from regpre_nb.method.settings import InputError
-    from regpre_nb.use.register import register
-    if spacing is not None and not 0 < spacing < math.inf:
-        raise InputError(f'--spacing {spacing}: must be a number of millimetres above 0; correct it.')
-    if threads: torch.set_num_threads(threads)
-    torch.manual_seed(seed)
-    images = load_volume(moving), load_volume(fixed)
-    read = {source: read_volume(source, is_labels) for source, _, is_labels in more}
-    for source, _, is_labels in more:
-        if is_labels: match(images[0], read[source][0])
-    return read, register(*images, spacing=spacing, **options)
 
 # %% ../../nbs/use/51_cli.ipynb #9d1146ca
 def _print_version(asked: bool):

@@ -249,7 +249,7 @@ def _begin(moving: Volume, grid: Volume, affine: bool, initial: 'np.ndarray | Wa
     pair.losses['after'] = pair.loss()
 
 # %% ../../nbs/use/50c_register.ipynb #e3a1a64f
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Registration:
     "What registering two images gave."
     warped: Volume                # the moving image on the fixed image's grid
@@ -279,6 +279,10 @@ class Registration:
     def plot(self) -> 'Figure':
         "Before and after, the warped grid, the Jacobian and the loss."
         return plot_registration(self.fixed, self.before, self.warped, self.warp, self.curve)
+
+    def __repr__(self) -> str:
+        said = ', '.join(f'{name}={value:.4f}' for name, value in self.metrics.items())
+        return f'Registration({said})'
 
     def _repr_html_(self) -> str:
         rows = [*((name, f'{value:.4f}') for name, value in self.metrics.items()),
@@ -381,7 +385,8 @@ def register(moving: Image,                    # image to be brought to the othe
     clock, chosen = _Clock(), _device(device)
     with clock('read'):
         moving, fixed, initial = as_volume(moving, 'moving'), as_volume(fixed, 'fixed'), _map(initial)
-        if initial is None: _check_overlap(moving, fixed)
+        if initial is None:
+            _check_overlap(replace(moving, affine=np.linalg.inv(_as_they_lie(moving, fixed)) @ moving.affine), fixed)
         network, told = _network(model, chosen)
         grid = working_grid(fixed, spacing)
         _check_memory(moving, fixed, grid, chosen)
@@ -390,6 +395,7 @@ def register(moving: Image,                    # image to be brought to the othe
     pair = _Pair(image, image, _masked(mask, grid, chosen), how)
     with clock('affine'): _begin(moving, grid, affine, initial, pair)
     _refine(pair, network, told.get('asked_at', ()), precision == 'bf16', clock)
-    settings = {'affine': affine and initial is None, 'metric': metric, 'precision': precision, 'device': str(chosen),
-                'threads': torch.get_num_threads(), 'working grid': grid.shape} | asdict(how) | told
+    settings = {'affine': affine and initial is None, 'linear': not isinstance(pair.brought, Warp), 'metric': metric,
+                'precision': precision, 'device': str(chosen), 'threads': torch.get_num_threads(),
+                'working grid': grid.shape} | asdict(how) | told
     return _result(pair, moving, fixed, grid, settings, clock)
