@@ -218,12 +218,12 @@ def _bring(moving: Volume, grid: Volume, along: 'np.ndarray | Warp') -> Volume:
 
 def _as_they_lie(moving: Volume, fixed: Volume) -> np.ndarray:
     "The world as it is; of two slices, the one is carried straight into the plane of the other."
-    if 1 not in fixed.shape: return np.eye(4)
-    flat = fixed.shape.index(1)
-    normal = np.cross(*np.delete(fixed.affine[:3, :3], flat, 1).T)
+    if 1 not in moving.shape and 1 not in fixed.shape: return np.eye(4)
+    planes = [np.delete(image.affine[:3, :3], image.shape.index(1), 1) if 1 in image.shape else image.affine[:3, :3]
+              for image in (moving, fixed)]
+    normal = np.cross(*planes[1].T[:2])
     normal /= np.linalg.norm(normal)
-    along = np.delete(moving.affine[:3, :3], moving.shape.index(1), 1) if 1 in moving.shape else normal
-    if np.abs(normal @ along).max() > 1e-3*max(moving.spacing):
+    if planes[0].shape != planes[1].shape or np.abs(normal @ planes[0]).max() > 1e-3*max(moving.spacing):
         raise InputError(f"{moving.path or 'the moving image'} and {fixed.path or 'the fixed image'}: are not two "
                          'slices of one orientation; give two of them, or two volumes.')
     matrix = np.eye(4)
