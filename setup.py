@@ -8,7 +8,7 @@ here = Path(__file__).parent
 parser = ConfigParser(delimiters=['='])
 parser.read(here / 'settings.ini', encoding='utf-8')
 settings = parser['DEFAULT']
-extras = ('dev', 'fast', 'bench', 'baselines')
+extras = ('dev', 'fast', 'bench', 'baselines', 'hub')
 
 setup(
     name=settings['lib_name'],
@@ -20,6 +20,7 @@ setup(
     author_email=settings['author_email'],
     license='Apache-2.0',
     packages=find_packages(include=[settings['lib_path'], f"{settings['lib_path']}.*"]),
+    package_data={settings['lib_name']: ['weights/*/*']},
     python_requires=f">={settings['min_python']}",
     install_requires=settings['requirements'].split(),
     extras_require={extra: settings[f'{extra}_requirements'].split() for extra in extras},
