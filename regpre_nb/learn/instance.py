@@ -6,6 +6,7 @@
 __all__ = ['InstanceSettings', 'optimise_pair']
 
 # %% ../../nbs/learn/24_instance.ipynb #4453037a
+import math
 from dataclasses import dataclass
 
 import torch
@@ -68,6 +69,18 @@ class _Scale:
         return loss.likeness(warped, self.fixed, mask=self.mask) + loss.diffusion_weight * diffusion(displacement)
 
 # %% ../../nbs/learn/24_instance.ipynb #2ad57889
+def _rate(settings: InstanceSettings, step: int) -> float:
+    "Learning rate: a cosine from its first value to a tenth of that."
+    return settings.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * step / max(settings.steps, 1))))
+
+
+def _adam(gradient: torch.Tensor, moments: tuple[torch.Tensor, torch.Tensor], step: int) -> torch.Tensor:
+    "The direction of Adam (Kingma and Ba 2015); the moments go on."
+    for moment, value, keep in zip(moments, (gradient, gradient.square()), (0.9, 0.999)): moment.lerp_(value, 1 - keep)
+    mean, square = (moment / (1 - keep ** (step + 1)) for moment, keep in zip(moments, (0.9, 0.999)))
+    return mean / (square.sqrt() + 1e-8)
+
+
 def _lower_loss(velocity: torch.Tensor,  # (1, 3, x, y, z), voxels of its grid
                 pair: _Scale,            # with its settings
                 losses: list,            # of all steps so far; gets more
@@ -77,8 +90,7 @@ def _lower_loss(velocity: torch.Tensor,  # (1, 3, x, y, z), voxels of its grid
     weights = gaussian_weights(velocity.shape[2:], settings.smoothing, velocity)
     begun = velocity if weights else torch.zeros_like(velocity)  # unsmoothed, the field is the velocity itself
     field = (velocity - begun).requires_grad_()
-    optimiser = torch.optim.Adam([field], lr=settings.learning_rate)
-    slower = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(settings.steps, 1), settings.learning_rate / 10)
+    moments = torch.zeros_like(field), torch.zeros_like(field)
     best, lowest = velocity.clone(), torch.full((), torch.inf, device=velocity.device)
     for step in range(settings.steps + 1):
         velocity = free * (begun + smooth_field(field, weights))
@@ -87,9 +99,8 @@ def _lower_loss(velocity: torch.Tensor,  # (1, 3, x, y, z), voxels of its grid
         better = losses[-1] < lowest
         best, lowest = torch.where(better, velocity.detach(), best), torch.where(better, losses[-1], lowest)
         if step == settings.steps: return best
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step(); slower.step()
+        gradient, = torch.autograd.grad(loss, field)
+        with torch.no_grad(): field -= _rate(settings, step) * _adam(gradient, moments, step)
 
 # %% ../../nbs/learn/24_instance.ipynb #0453014f
 def _shrunk(image: torch.Tensor | None, shape: tuple) -> torch.Tensor | None:

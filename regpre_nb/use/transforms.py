@@ -18,6 +18,8 @@ from typing import Literal
 import nibabel as nib
 import numpy as np
 import pandas as pd
+import torch
+import torch.nn.functional as F
 from numpy.typing import DTypeLike
 from scipy import ndimage
 
@@ -53,10 +55,19 @@ def _slabs(shape: tuple[int, ...], affine: np.ndarray) -> Iterator[tuple[slice, 
 _HOLES = 'holds NaN or infinite values; make the warp again'
 
 
+def _read_vectors(displacement: np.ndarray, index: np.ndarray) -> np.ndarray:
+    "Vectors of a field (X, Y, Z, 3) at voxel indices (N, 3), all three at once; beyond the grid, those of its edge."
+    if not len(index): return np.zeros((0, 3), np.float32)
+    last = np.maximum(np.array(displacement.shape[:3]) - 1, 1)
+    place = torch.from_numpy((2*index/last - 1)[None, :, None, None, ::-1].astype(np.float32))
+    field = torch.from_numpy(displacement).permute(3, 0, 1, 2)[None]
+    return F.grid_sample(field, place, 'bilinear', 'border', True)[0, :, :, 0, 0].T.numpy()
+
+
 def _moved(displacement: np.ndarray, affine: np.ndarray, points: np.ndarray) -> np.ndarray:
     "T of points (..., 3); beyond the grid, the displacement of its edge."
-    index = _carry(np.linalg.inv(affine), points)
-    return points + np.stack([_read_linear(displacement[..., c], index) for c in range(3)], -1)
+    index = _carry(np.linalg.inv(affine), points).reshape(-1, 3)
+    return points + _read_vectors(displacement, index).reshape(points.shape)
 
 
 def _check_warp(displacement: np.ndarray, affine: np.ndarray, name: str) -> None:
