@@ -152,7 +152,7 @@ def _scales(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(scale for scale in (4, 2, 1) if scale == 1 or least // scale >= LEAST)
 
 # %% ../../nbs/use/50c_register.ipynb #37c15a44
-BYTES = {'working': 700, 'image': 90, 'base': 3e8}  # measured: a voxel of the working grid, of an image; programs
+BYTES = {'working': 500, 'image': 45, 'base': 6e8}  # measured: a voxel of the working grid, of an image; programs
 
 
 def _room(device: torch.device) -> float:
