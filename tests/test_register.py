@@ -227,6 +227,11 @@ def test_bad_images(place, kind, role):
     ('register moving.nii.gz fixed.nii.gz -o out.nii.gz --initial none.mat', 'no such file'),
     ('register moving.nii.gz fixed.nii.gz -o out.nii.gz --mask none.nii.gz', 'no such file'),
     ('register moving.nii.gz fixed.nii.gz -o out.nii.gz --no-compose', 'no warp to write'),
+    ('register moving.nii.gz fixed.nii.gz -o out.nii.gz --no-compose --warp w.nii.gz --initial warp.nii.gz', 'a warp'),
+    ('register moving.nii.gz fixed.nii.gz -o out.nii.gz --spacing 40', 'leaves fewer than 16 voxels'),
+    ('register moving.nii.gz fixed.nii.gz -o out.nii.gz --spacing .001', 'voxels, which is too many'),
+    ('register moving.nii.gz fixed.nii.gz -o out.nii.gz --device hpu', 'cannot be used here'),
+    ('register moving.nii.gz fixed.nii.gz -o out.nii.gz --device meta', 'cannot be used here'),
     ('apply moving.nii.gz fixed.nii.gz out.nii.gz', 'a warp has'),
     ('apply warp.nii.gz out.nii.gz', 'too few'),
     ('apply warp.nii.gz moving.nii.gz out.nii.gz --labels', 'label map'),
@@ -301,3 +306,75 @@ def test_same_again(pair):
     "Nothing is drawn: the same images give the same warp."
     first, second = (register(*pair[:2], steps=3).warp.displacement for _ in range(2))
     assert np.array_equal(first, second)
+
+
+def test_one_file_as_image_and_as_labels(files, tmp_path):
+    "Each output is made as it was asked for."
+    for name in ('moving', 'fixed', 'labels'): os.link(files / f'{name}.nii.gz', tmp_path / f'{name}.nii.gz')
+    line = ('register moving.nii.gz fixed.nii.gz -o a.nii.gz --steps 1 --model none --no-report '
+            '--also labels.nii.gz:grey.nii.gz --labels labels.nii.gz --warped-labels voted.nii.gz')
+    done = regpre(*line.split(), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    voted, grey = (nib.load(tmp_path / f'{name}.nii.gz') for name in ('voted', 'grey'))
+    assert set(np.unique(voted.dataobj)) == {0, 7, 300} and voted.get_data_dtype() == np.int16
+    assert len(np.unique(grey.dataobj)) > 100
+
+
+def test_all_or_nothing(place):
+    "A write that fails leaves what was there before, all of it."
+    from regpre_nb.data.volumes import load_volume as load
+    from regpre_nb.method.settings import InputError
+    from regpre_nb.use.warp_commands import write_results
+
+    def full(path): raise OSError(28, 'No space left on device')
+    with pytest.raises(InputError, match='No space left'):
+        write_results({place / 'out.nii.gz': (load(place / 'moving.nii.gz'), None), place / 'b.html': (full, None)})
+    untouched(place)
+
+
+def test_report_is_no_ones_file(place):
+    (place / 'out.html').write_text('my notes')
+    done = regpre('register', 'moving.nii.gz', 'fixed.nii.gz', '-o', 'out.nii.gz', cwd=place)
+    refused(done, 'no report of this command')
+    untouched(place, 'out.html')
+
+
+def test_initial_map_out_of_view(place):
+    "A map that shows nothing of the moving image."
+    from regpre_nb.use.transforms import save_affine
+    away = np.eye(4)
+    away[0, 3] = 500
+    save_affine(away, place / 'away.mat')
+    refused(regpre('register', 'moving.nii.gz', 'fixed.nii.gz', '-o', 'out.nii.gz', '--initial', 'away.mat', cwd=place),
+            'shows nothing of the moving image')
+    untouched(place, 'away.mat')
+
+
+def test_no_affine_map_is_no_failure(pair):
+    "Where no affine map is found, the work goes on without, and that is said."
+    moving, fixed, _ = pair
+    half = Volume(np.where(np.arange(moving.shape[0])[:, None, None] < 5, moving.data, 0), moving.affine)
+    found = register(half, fixed, steps=2, model=None)
+    assert found.metrics['loss_after'] <= found.metrics['loss_before']
+
+
+@pytest.mark.parametrize('wrong', [np.zeros((4, 4)), np.eye(3), [[1, 2], [3]], np.full((4, 4), 5.)],
+                         ids=['zeros', 'three rows', 'ragged', 'last row'])
+def test_matrices(pair, wrong):
+    from regpre_nb.method.settings import InputError
+    moving, fixed, _ = pair
+    with pytest.raises(InputError, match='not an invertible matrix'): register(moving, fixed, initial=wrong)
+    with pytest.raises(InputError, match='not an invertible matrix'): register((moving.data, wrong), fixed)
+
+
+def test_units_and_planes(tmp_path, pair):
+    "Micrometres count for nibabel's images too; a plane of two dimensions is a slice; a mask may be true and false."
+    image = blobs()[:, :, 10]
+    nib.save(nib.Nifti1Image(image, np.diag([2., 2., 2., 1.])), tmp_path / 'plane.nii.gz')
+    flat = register(tmp_path / 'plane.nii.gz', (np.roll(image, 1, 0), np.diag([2., 2., 2., 1.])), steps=2)
+    assert flat.warped.shape == (*image.shape, 1)
+    _, fixed, _ = pair
+    micro = nib.Nifti1Image(fixed.data, np.diag([2., 2., 2., 1.]))
+    micro.header.set_xyzt_units('micron')
+    found = register(micro, micro, steps=0, affine=False, model=None, mask=(fixed.data > 100, np.diag([2e-3]*3 + [1.])))
+    assert np.isclose(found.metrics['spacing_mm'], 2e-3)

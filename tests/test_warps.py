@@ -209,7 +209,7 @@ KINDS = {  # what a file holds -> whether it is taken for a label map
     'T1 in uint8': (lambda grey: (grey/4).astype(np.uint8), False),
     'CT in int16': (lambda grey: (grey*2 - 1000).astype(np.int16), False),
     'MR of 12 bits': (lambda grey: (grey*4).astype(np.uint16), False),
-    'labels as floats': (lambda grey: np.floor(grey/250).astype(np.float32), False)}
+    'labels as floats': (lambda grey: np.floor(grey/250).astype(np.float32), True)}
 
 
 @one_pair

@@ -79,7 +79,7 @@ def _readable(path: Path) -> Iterator[None]:
                          'copy or convert it again.') from error
 
 
-def _in_millimetres(image: nib.spatialimages.SpatialImage) -> np.ndarray:
+def in_millimetres(image: nib.spatialimages.SpatialImage) -> np.ndarray:
     "The affine of an image in mm, whatever unit its header names."
     try: unit = image.header.get_xyzt_units()[0]
     except (AttributeError, KeyError): unit = 'mm'  # a format without units, or a code that means nothing
@@ -110,7 +110,7 @@ def _read_nifti(path: Path, header_only: bool = False) -> tuple[np.ndarray, np.n
         raise InputError(f'{path}: no such file; check the name.')
     with _readable(path):
         image = nib.load(path)
-        affine = _in_millimetres(image)
+        affine = in_millimetres(image)
         nothing = np.broadcast_to(np.zeros(1, image.get_data_dtype()), image.shape)
         _check_length(image, path)
     _refuse_huge(image.shape, path)

@@ -10,7 +10,7 @@ import hashlib
 import html
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -21,20 +21,29 @@ import numpy as np
 import psutil
 import torch
 
-from ..data.volumes import Volume, affine_align, load_volume, normalise, resample, save_volume, to_ras
+from regpre_nb.data.volumes import (
+    Volume,
+    affine_align,
+    in_millimetres,
+    load_volume,
+    normalise,
+    resample,
+    save_volume,
+    to_ras,
+)
 from ..learn.instance import InstanceSettings, optimise_pair
 from ..learn.training import default_device, read_metadata
 from ..learn.weights import find_weights, from_pretrained
 from ..method.losses import Loss, edges
-from ..method.metrics import ndv_percent
 from ..method.settings import InputError, checked
 from ..method.spatial import compose, resize_displacement, resize_image, warp
 from .pictures import plot_registration
 from regpre_nb.use.transforms import (
     Warp,
     check_grid,
-    check_output,
+    check_names,
     compose_warps,
+    fold_percent,
     inverse_error,
     invert_warp,
     load_transform,
@@ -53,22 +62,38 @@ def _from_array(voxels: np.ndarray, affine: np.ndarray, name: str) -> Volume:
     "Voxels and affine of an image in memory."
     while voxels.ndim > 3 and voxels.shape[-1] == 1: voxels = voxels[..., 0]
     if voxels.ndim == 2: voxels = voxels[..., None]
+    if voxels.dtype == bool: voxels = voxels.astype(np.uint8)
     if voxels.ndim != 3 or not np.issubdtype(voxels.dtype, np.number) or np.iscomplexobj(voxels):
         raise InputError(f'{name}: has shape {voxels.shape} and type {voxels.dtype}, not three dimensions of real '
                          'numbers; give one grey volume.')
-    if np.shape(affine) != (4, 4):
-        raise InputError(f'{name}: its affine has the shape {np.shape(affine)}, not (4, 4); give the matrix from voxel '
-                         'index to RAS millimetres.')
-    return Volume(voxels.astype(np.float32), np.asarray(affine, float), None)
+    return Volume(voxels.astype(np.float32), _matrix(affine, f'{name}: its affine'), None)
+
+
+def _matrix(values: np.ndarray, what: str) -> np.ndarray:
+    "A matrix (4, 4) that can be inverted."
+    try: matrix = np.asarray(values, float)
+    except (TypeError, ValueError): matrix = np.empty(0)
+    if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or np.abs(matrix[3] - [0, 0, 0, 1]).max() > 0 or \
+            abs(np.linalg.det(matrix[:3, :3])) == 0:
+        raise InputError(f'{what} is not an invertible matrix (4, 4) with the last row 0, 0, 0, 1; give such a matrix.')
+    return matrix
+
+
+def _load(path: Path, role: str) -> Volume:
+    "The image of a file; a plane as a slice."
+    with suppress(Exception):  # whatever is wrong with the file, `load_volume` says it
+        image = nib.load(path)
+        if len(image.shape) == 2: return replace(_read(image, role), path=path)
+    return load_volume(path)
 
 
 def _read(image: Image, role: str) -> Volume:
     "The image, from wherever it comes."
-    if isinstance(image, str | Path): return load_volume(image)
+    if isinstance(image, str | Path): return _load(Path(image), role)
     if isinstance(image, Volume): return image
     if isinstance(image, nib.spatialimages.SpatialImage):
         name = image.get_filename()
-        read = _from_array(np.asanyarray(image.dataobj), image.affine, name or f'the {role} image')
+        read = _from_array(np.asanyarray(image.dataobj), in_millimetres(image), name or f'the {role} image')
         return replace(read, path=Path(name) if name else None)
     if isinstance(image, tuple | list) and len(image) == 2:
         return _from_array(np.asarray(image[0]), image[1], f'the {role} image')
@@ -157,9 +182,25 @@ def _align(moving: Volume, fixed: Volume, metric: str) -> np.ndarray:
 def _device(name: str | None) -> torch.device:
     "The device of this name, or the machine's own."
     if name is None: return default_device()
-    try: return torch.zeros(1, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f'device {name!r}: cannot be used here; leave it out, or give cpu.') from error
+    try: works = torch.ones(1, device=name).cpu().item() == 1
+    except Exception: works = False  # each kind of device has errors of its own
+    if not works or (name.startswith('cpu') and name != 'cpu'):
+        raise InputError(f'device {name!r}: cannot be used here; leave it out, or give cpu.')
+    return torch.device(name)
+
+
+def _check_spacing(spacing: float | None, fixed: Volume) -> None:
+    "Raise `InputError` for a spacing that leaves too few voxels, or more than anything can hold."
+    if spacing is None: return
+    if isinstance(spacing, bool) or not isinstance(spacing, int | float) or not 0 < spacing < float('inf'):
+        raise InputError(f'a spacing of {spacing!r}: must be a number of millimetres above 0; correct it.')
+    long = np.array([n*step for n, step in zip(fixed.shape, fixed.spacing) if n > 1])
+    if min(long)/spacing < LEAST - 0.5:
+        raise InputError(f'a spacing of {spacing:g} mm: leaves fewer than {LEAST} voxels along {min(long):.0f} mm of '
+                         f'the fixed image; {min(long)/LEAST:.2g} mm or less will do.')
+    if np.prod(long/spacing) > 2**31:
+        raise InputError(f'a spacing of {spacing:g} mm: makes {np.prod(long/spacing):.0e} voxels, which is too many; '
+                         'choose a larger one.')
 
 
 def _scales(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -256,15 +297,31 @@ def _begin(moving: Volume, grid: Volume, affine: bool, initial: 'np.ndarray | Wa
     pair.losses = {'before': (before := pair.loss())}
     if initial is None and affine and 1 in grid.shape:
         pair.notes.append('no affine map was sought: the images are slices.')
-    elif initial is not None or affine:
-        metric, along = pair.settings.loss.similarity, initial
-        if along is None: along = _align(working_grid(moving, how=pair.how), grid, metric)
-        still, pair.moving = pair.moving, _tensor(_bring(image, grid, along), device)
-        if initial is not None or pair.loss() < before: pair.brought = along
-        else:
-            pair.notes.append(f'the affine map was left out: its loss {pair.loss():.4f} is not below {before:.4f}.')
-            pair.moving = still
+    elif initial is not None: _begin_with(initial, image, grid, pair)
+    elif affine: _begin_with(_affine(moving, grid, pair), image, grid, pair, before)
     pair.losses['after'] = pair.loss()
+
+
+def _affine(moving: Volume, grid: Volume, pair: _Pair) -> np.ndarray | None:
+    "The affine map, or none, and why."
+    try: return _align(working_grid(moving, how=pair.how), grid, pair.settings.loss.similarity)
+    except InputError as error:
+        pair.notes.append(f'no affine map was taken: {error}')
+        return None
+
+
+def _begin_with(along: 'np.ndarray | Warp | None', image: Volume, grid: Volume, pair: _Pair,
+                before: float | None = None) -> None:
+    "Bring the moving image along a map, if there is one; where a loss is given, only if that gets lower."
+    if along is None: return
+    still, pair.moving = pair.moving, _tensor(_bring(image, grid, along), pair.fixed.device)
+    if pair.moving.max() == pair.moving.min():
+        raise InputError('register: the map to begin with shows nothing of the moving image; check its direction '
+                         '(fixed to moving) and that it belongs to these images.')
+    if before is None or pair.loss() < before: pair.brought = along
+    else:
+        pair.notes.append(f'the affine map was left out: its loss {pair.loss():.4f} is not below {before:.4f}.')
+        pair.moving = still
 
 # %% ../../nbs/use/50c_register.ipynb #e3a1a64f
 @dataclass(frozen=True, eq=False, repr=False)
@@ -290,7 +347,8 @@ class Registration:
              inverse: str | Path | None = None,   # for the inverse
             ) -> list[Path]:                      # what was written
         "Write NIfTI files; where one of the names cannot be used, none is written."
-        for path in filter(None, (image, warp, inverse)): check_output(path)
+        names = [Path(path) for path in (image, warp, inverse) if path]
+        check_names(names, [self.fixed.path] if self.fixed.path else [])
         warps = [save_warp(what, path) for what, path in ((self.warp, warp), (self.inverse, inverse)) if path]
         return [save_volume(self.warped, image), *warps]
 
@@ -309,13 +367,6 @@ class Registration:
         return f'<table>{cells}</table>' + ''.join(f'<p>{html.escape(note)}</p>' for note in self.notes)
 
 # %% ../../nbs/use/50c_register.ipynb #9d098496
-def _folding(warp: Warp) -> float:
-    "Percentage of the volume that a warp folds (%NDV); a slice is taken for as thick as three."
-    voxels = np.moveaxis(warp.displacement @ np.linalg.inv(warp.affine[:3, :3]).T, -1, 0)
-    for axis in (a for a, n in enumerate(voxels.shape) if a and n == 1): voxels = np.repeat(voxels, 3, axis)
-    return ndv_percent(torch.from_numpy(np.ascontiguousarray(voxels, np.float32))[None])
-
-
 def _ask(network: torch.nn.Module, pair: _Pair, scale: int, bf16: bool) -> torch.Tensor:
     "What a network says of a pair that is shrunk, after the displacement so far."
     similar, shape = pair.settings.loss.similarity == 'ncc', pair.fixed.shape[2:]
@@ -368,7 +419,8 @@ def _network(model: str | Path | None, device: torch.device) -> tuple[torch.nn.M
 
 def _map(initial: str | Path | Warp | np.ndarray | None) -> Warp | np.ndarray | None:
     "A map to begin with."
-    return load_transform(initial) if isinstance(initial, str | Path) else initial
+    if isinstance(initial, str | Path): return load_transform(initial)
+    return initial if initial is None or isinstance(initial, Warp) else _matrix(initial, 'register: initial')
 
 # %% ../../nbs/use/50c_register.ipynb #af7cb495
 def _result(pair: _Pair, moving: Volume, fixed: Volume, grid: Volume, settings: dict, clock: _Clock) -> Registration:
@@ -378,12 +430,12 @@ def _result(pair: _Pair, moving: Volume, fixed: Volume, grid: Volume, settings: 
         voxels = still[0].movedim(0, -1).cpu().numpy()
         bend = Warp((voxels @ grid.affine[:3, :3].T).astype(np.float32), grid.affine)
         found = compose_warps(*([] if pair.displacement is None else [bend]), pair.brought, like=fixed)
-        warped, before = found.apply(moving), resample(moving, like=fixed)
+        warped, before = found.apply(moving), resample(moving, like=fixed, matrix=_as_they_lie(moving, fixed))
         start = compose_warps(pair.brought, like=fixed).apply(moving)
     with clock('inverse'): inverse = invert_warp(found, moving)
     error = inverse_error(found, inverse)
     metrics = {f'loss_{name}': pair.losses[name] for name in ('before', 'start', 'after')}
-    metrics |= {'folding_percent': _folding(found), 'inverse_error_mean_mm': float(np.nanmean(error)),
+    metrics |= {'folding_percent': fold_percent(found), 'inverse_error_mean_mm': float(np.nanmean(error)),
                 'inverse_error_max_mm': float(np.nanmax(error)), 'spacing_mm': float(max(grid.spacing))}
     matrix = np.eye(4) if isinstance(pair.brought, Warp) else pair.brought
     return Registration(warped, found, inverse, matrix, bend, metrics, clock.seconds, tuple(pair.notes), fixed, before,
@@ -395,7 +447,7 @@ def register(moving: Image,                    # image to be brought to the othe
              fixed: Image,                     # image that stays
              affine: bool = True,              # align by an affine map first
              initial: str | Path | Warp | np.ndarray | None = None,  # or begin with this map, fixed to moving
-             mask: Image | None = None,      # where the fixed image counts; None: everywhere
+             mask: Image | None = None,      # where the fixed image counts, not 0; None: everywhere
              metric: Literal['ncc', 'edges', 'mind', 'mi'] = 'ncc',  # others than 'ncc': for two different contrasts
              steps: int = 20,                  # of the optimisation, at each of three scales; 0: none
              model: str | Path | None = 'any-pair',  # a network to start from: a name or a file; None: none
@@ -410,6 +462,7 @@ def register(moving: Image,                    # image to be brought to the othe
         if initial is None:
             _check_overlap(replace(moving, affine=np.linalg.inv(_as_they_lie(moving, fixed)) @ moving.affine), fixed)
         network, told = _network(model, chosen)
+        _check_spacing(spacing, fixed)
         if spacing is None and told.get('trained at'): spacing = float(np.prod(told['trained at'])**(1/3))
         grid = working_grid(fixed, spacing, told.get('trained with'))
         _check_memory(moving, fixed, grid, chosen)

@@ -10,7 +10,6 @@ __all__ = ['commands', 'MovingArgument', 'FixedArgument', 'OutputOption', 'WarpO
 
 # %% ../../nbs/use/50h_register_command.ipynb #90c8821d
 import json
-import math
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -41,17 +40,22 @@ def _beside(output, ending):
     return output.with_name(output.name.removesuffix('.gz').removesuffix('.nii') + ending)
 
 
-def _check_all(output, named, more, inputs, compose, report, warp):
+def _check_all(output, named, more, inputs, compose, report, initial):
     "Refuse names before the work; the report's and the affine map's, where they are wanted."
     from regpre_nb.method.settings import InputError
     from regpre_nb.use.transforms import check_names
     outputs = [output, *filter(None, named), *(target for _, target, _ in more)]
-    inputs = [*filter(None, inputs), *(source for source, _, _ in more)]
+    inputs, warp = [*filter(None, inputs), *(source for source, _, _ in more)], named[0]
     check_names(outputs, inputs)
     if not compose and warp is None: raise InputError('--no-compose: there is no warp to write; name it by --warp.')
+    if not compose and initial and initial.name.endswith(('.nii', '.nii.gz')):
+        raise InputError('--no-compose: the initial map is a warp, not an affine map; leave --no-compose out.')
     extra = {'report': _beside(output, '.html') if report else None,
              'affine': None if compose else _beside(warp, '_affine.mat')}
     check_names(filter(None, extra.values()), [*outputs, *inputs], ('.html', '.mat'))
+    place = extra['report']
+    if place and place.exists() and b'regpre' not in place.read_bytes():
+        raise InputError(f'{place}: is there and no report of this command; give --no-report, or move it.')
     return extra
 
 # %% ../../nbs/use/50h_register_command.ipynb #b27a7f14
@@ -68,36 +72,32 @@ def _registered(moving, fixed, more, seed, threads, spacing, **options):
     "All inputs of a registration, read and checked, and its result."
     import torch
 
-    from regpre_nb.data.volumes import load_volume, match
-    from regpre_nb.method.settings import InputError
-    from regpre_nb.use.register import register
-    if spacing is not None and not 0 < spacing < math.inf:
-        raise InputError(f'--spacing {spacing}: must be a number of millimetres above 0; correct it.')
+    from regpre_nb.data.volumes import match
+    from regpre_nb.use.register import as_volume, register
     if threads: torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    images = load_volume(moving), load_volume(fixed)
-    read = {source: read_volume(source, is_labels) for source, _, is_labels in more}
-    for source, _, is_labels in more:
-        if is_labels: match(images[0], read[source][0])
+    images = as_volume(moving, 'moving'), as_volume(fixed, 'fixed')
+    read = {target: read_volume(source, is_labels) for source, target, is_labels in more}
+    for _, target, is_labels in more:
+        if is_labels: match(images[0], read[target][0])
     return read, register(*images, spacing=spacing, **options), images
 
 # %% ../../nbs/use/50h_register_command.ipynb #0843fd46
 def _warp_files(result: 'Registration', warp: Path | None, inverse: Path | None, affine: Path | None) -> dict:
     "The warps to write, by their files."
-    from regpre_nb.method.settings import InputError
     from regpre_nb.use.transforms import compose_warps
-    if affine and not result.settings['linear']:
-        raise InputError('--no-compose: the initial map is a warp, not an affine map; leave --no-compose out.')
     found = compose_warps(result.bend, like=result.fixed) if affine else result.warp
     return {path: (what, None) for path, what in ((warp, found), (inverse, result.inverse)) if path}
 
 
-def _write_extra(extra, result, images):
-    "The affine map and the report."
+def _extra_files(extra, result, images):
+    "What writes the affine map and the report, by their files."
     from regpre_nb.use.report import write_report
     from regpre_nb.use.transforms import save_affine
-    if extra['affine']: save_affine(result.matrix, extra['affine'])
-    if extra['report']: write_report(extra['report'], result, *images, ['regpre', *sys.argv[1:]])
+    command = ['regpre', *sys.argv[1:]]
+    writers = {'affine': lambda path: save_affine(result.matrix, path),
+               'report': lambda path: write_report(path, result, *images, command)}
+    return {path: (writers[what], None) for what, path in extra.items() if path}
 
 # %% ../../nbs/use/50h_register_command.ipynb #d540f1d2
 commands = typer.Typer()
@@ -124,15 +124,15 @@ WarpedOption = Annotated[list[Path], typer.Option(help='Where to write it; one f
 AlsoOption = Annotated[list[str], typer.Option(help='Another image in the moving world, IMAGE:OUTPUT; repeat.')]
 AffineOption = Annotated[bool, typer.Option(help='Whether to align by an affine map first.')]
 InitialOption = Annotated[Path | None, typer.Option(help='Begin with this warp or affine map of ITK instead.')]
-MaskOption = Annotated[Path | None, typer.Option(help='Where the fixed image counts: above 0.')]
+MaskOption = Annotated[Path | None, typer.Option(help='Where the fixed image counts: all that is not 0.')]
 MetricOption = Annotated[Metric, typer.Option(help='ncc: one kind of contrast; edges, mind or mi: two kinds.')]
 StepsOption = Annotated[int, typer.Option(min=0, help='Of the optimisation, at each scale; 0: none.')]
 SpacingOption = Annotated[float | None, typer.Option(help='mm between the voxels worked on; default: by FIXED.')]
 ModelOption = Annotated[str, typer.Option(help='A network to start from: any-pair, none, or a file.')]
 DeviceOption = Annotated[str | None, typer.Option(help='cpu, or an accelerator; default: the one there is.')]
 PrecisionOption = Annotated[Precision, typer.Option(help='Of the network; no is float32.')]
-SeedOption = Annotated[int, typer.Option(min=0, help='For a network that draws numbers; nothing else does.')]
-ThreadsOption = Annotated[int, typer.Option(min=0, help='Of the CPU; 0: as PyTorch chooses.')]
+SeedOption = Annotated[int, typer.Option(min=0, max=2**32 - 1, help='For a network that draws numbers.')]
+ThreadsOption = Annotated[int, typer.Option(min=0, max=1024, help='Of the CPU; 0: as PyTorch chooses.')]
 ReportOption = Annotated[bool, typer.Option(help='Write OUT.html: pictures, numbers, and how to do it again.')]
 JsonOption = Annotated[bool, typer.Option('--json', help='Print what was measured as JSON.')]
 QuietOption = Annotated[bool, typer.Option('--quiet', help='Print nothing.')]
@@ -152,14 +152,14 @@ def register_images(
     "Bring MOVING onto FIXED: affine, a network's guess, then the displacement of this pair; no training needed."
     more = _more(labels, warped_labels, also)
     inputs = [moving, fixed, initial, mask, None if model == 'none' else Path(model)]
-    extra = _check_all(output, (warp, inverse_warp), more, inputs, compose, report, warp)
+    extra = _check_all(output, (warp, inverse_warp), more, inputs, compose, report, initial)
     read, result, images = _registered(
         moving, fixed, more, seed, threads, spacing, affine=affine, initial=initial, mask=mask, metric=metric.value,
         steps=steps, model=None if model == 'none' else model, device=device, precision=precision.value)
     results = {output: (result.warped, None)} | _warp_files(result, warp, inverse_warp, extra['affine'])
-    write_results(results | {target: applied(result.warp, source, read[source]) for source, target, _ in more})
-    _write_extra(extra, result, images)
-    written = [*results, *(target for _, target, _ in more), *filter(None, extra.values())]
+    results |= {target: applied(result.warp, source, read[target]) for source, target, _ in more}
+    write_results(results | _extra_files(extra, result, images))
+    written = [*results, *filter(None, extra.values())]
     if as_json:
         typer.echo(json.dumps({'metrics': result.metrics, 'seconds': result.seconds, 'notes': result.notes,
                                'written': list(map(str, written))}))

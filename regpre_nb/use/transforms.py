@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['AFFINE_FILES', 'Warp', 'is_label_map', 'check_grid', 'check_output', 'check_names', 'save_warp', 'load_warp',
            'save_affine', 'load_affine', 'is_transform', 'load_transform', 'compose_warps', 'load_warps', 'move_points',
-           'read_points', 'invert_warp', 'inverse_error', 'jacobian', 'to_fsl', 'from_fsl', 'looks_absolute',
-           'save_fsl', 'read_fsl']
+           'read_points', 'invert_warp', 'inverse_error', 'jacobian', 'fold_percent', 'to_fsl', 'from_fsl',
+           'looks_absolute', 'save_fsl', 'read_fsl']
 
 # %% ../../nbs/use/50a_transforms.ipynb #5913272e
 import os
@@ -25,6 +25,7 @@ from scipy import ndimage
 
 from ..data.files import read_table, replacing, writing
 from ..data.volumes import Volume
+from ..method.metrics import ndv_percent
 from ..method.settings import InputError, checked
 
 # %% ../../nbs/use/50a_transforms.ipynb #12c4843b
@@ -149,13 +150,13 @@ def is_label_map(volume: Volume,     # its values, of any type
                 ) -> bool:           # False in doubt
     "Whether voxels are numbers of structures: few whole numbers from 0 up, most of them like their neighbours."
     data = volume.data
-    if np.dtype(stored).kind not in 'iu' or data.min() < 0 or (data != np.round(data)).any(): return False
+    if np.dtype(stored).kind not in 'iuf' or data.min() < 0 or (data != np.round(data)).any(): return False
     values, counts = np.unique(data, return_counts=True)
     if not 2 < len(values) <= 400: return len(values) == 2
-    common, same, pairs = values[counts.argmax()], 0, 0
+    left_out, same, pairs = {values[counts.argmax()], values[-1]}, 0, 0  # a soft mask is full of its largest value
     for axis in range(3):
         here, there = np.moveaxis(data, axis, 0)[1:], np.moveaxis(data, axis, 0)[:-1]
-        counted = (here != common) | (there != common)
+        counted = (here != there) | ~np.isin(here, list(left_out))
         same, pairs = same + np.count_nonzero(counted & (here == there)), pairs + np.count_nonzero(counted)
     return bool(same >= pairs/2)
 
@@ -427,6 +428,14 @@ def jacobian(warp: Warp,         # fixed to moving
         if n > 1: slopes[..., axis] = np.gradient(warp.displacement, axis=axis)
     determinant = np.linalg.det(np.eye(3) + slopes @ np.linalg.inv(warp.affine[:3, :3])).astype(np.float32)
     return Volume(np.log(np.maximum(determinant, 1e-3)) if log else determinant, warp.affine)
+
+# %% ../../nbs/use/50a_transforms.ipynb #56d6177b
+def fold_percent(warp: Warp,  # fixed to moving; a slice is taken for as thick as three
+                ) -> float:   # of the volume, 0 to 100
+    "The percentage of non-diffeomorphic volume (%NDV) of a warp."
+    voxels = np.moveaxis(warp.displacement @ np.linalg.inv(warp.affine[:3, :3]).T, -1, 0)
+    for axis in (axis for axis, n in enumerate(voxels.shape) if axis and n == 1): voxels = np.repeat(voxels, 3, axis)
+    return ndv_percent(torch.from_numpy(np.ascontiguousarray(voxels, np.float32))[None])
 
 # %% ../../nbs/use/50a_transforms.ipynb #2121963d
 def _fsl_matrix(grid: Volume | Warp) -> np.ndarray:

@@ -7,7 +7,10 @@ __all__ = ['commands', 'LikeOption', 'WarpArgument', 'ToArgument', 'read_volume'
            'compose_files', 'invert_file', 'jacobian_map', 'points_of_files', 'Program', 'convert_warp']
 
 # %% ../../nbs/use/50f_warp_commands.ipynb #9a2ae919
+from collections.abc import Callable
+from contextlib import ExitStack
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,16 +37,22 @@ def read_volume(path: Path,  # NIfTI
     return volume, stored if labels else None
 
 
-def write_results(results: 'dict[Path, tuple[Volume | Warp, DTypeLike]]',  # None: the type of the array
+def write_results(results: 'dict[Path, tuple[Volume | Warp | Callable, DTypeLike]]',  # None: the type of the array
                  ) -> None:
-    "Write volumes and warps, by the file each belongs to."
-    from regpre_nb.data.files import writing
+    "Write volumes, warps and whatever a function writes, by the file each belongs to; all or none."
+    from regpre_nb.data.files import replacing, writing
     from regpre_nb.data.volumes import save_volume
+    from regpre_nb.method.settings import InputError
     from regpre_nb.use.transforms import Warp, save_warp
-    for path, (result, dtype) in results.items():
-        with writing(path):
-            if isinstance(result, Warp): save_warp(result, path)
-            else: save_volume(result, path, dtype)
+    with ExitStack() as stack:  # all get their names at the end, or none does
+        for path, (result, dtype) in results.items():
+            stack.enter_context(writing(path))
+            temporary = stack.enter_context(replacing(path))
+            write = result if callable(result) else partial(save_warp, result) if isinstance(result, Warp) else \
+                partial(save_volume, result, dtype=dtype)
+            try: write(path=temporary)
+            except InputError as error:  # it names the file as the user did
+                raise InputError(str(error).replace(temporary.name, path.name)) from error
 
 # %% ../../nbs/use/50f_warp_commands.ipynb #df81c316
 def applied(warp: 'Warp',  # fixed to moving
