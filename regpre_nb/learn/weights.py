@@ -18,7 +18,7 @@ from ..data.files import make_folder, write_bytes, write_json
 from .training import load_described, read_metadata, save_weights
 from ..method.settings import InputError
 from ..method.swin import ENCODERS, build_module, describe_module, full_description
-from ..method.transmorph import build_network, describe_network
+from ..method.transmorph import NETWORKS, build_network, describe_network
 
 # %% ../../nbs/learn/26_weights.ipynb #545ebb04
 CARD, CONFIG, WEIGHTS = 'README.md', 'config.json', 'model.safetensors'
@@ -37,6 +37,10 @@ def _sha256(path: Path) -> str:
 
 def _description(module: nn.Module) -> dict:
     "What a folder says of an encoder or a network."
+    known = {kind.build for kinds in (ENCODERS, NETWORKS) for kind in kinds.values()}
+    if type(module) not in known:
+        raise InputError(f'save_pretrained: a {type(module).__name__} is on no list of encoders or networks, so nobody '
+                         'could build it again; register it by name.')
     if any(kind.build is type(module) for kind in ENCODERS.values()):
         return {'encoder': describe_module(module, ENCODERS)}
     return {'network': describe_network(module)}
@@ -79,6 +83,9 @@ def find_weights(name: str | Path,             # packaged name, folder, file, or
                  revision: str | None = None,  # of a hub: branch, tag or commit
                 ) -> Path:                     # model.safetensors, or the file that was named
     "The weights that a name stands for."
+    if not name or not isinstance(name, str | Path):
+        raise InputError(f'from_pretrained: {name!r} is no name; give one of {", ".join(packaged_weights())}, a folder '
+                         'or a file.')
     known, path = packaged_weights(), Path(name)
     if str(name) in known: return known[str(name)] / WEIGHTS
     if path.is_dir(): return path / WEIGHTS

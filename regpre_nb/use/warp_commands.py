@@ -7,6 +7,7 @@ __all__ = ['commands', 'LikeOption', 'WarpArgument', 'ToArgument', 'read_volume'
            'compose_files', 'invert_file', 'jacobian_map', 'points_of_files', 'Program', 'convert_warp']
 
 # %% ../../nbs/use/50f_warp_commands.ipynb #9a2ae919
+import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from enum import StrEnum
@@ -222,7 +223,7 @@ def points_of_files(
 
     from regpre_nb.data.files import write_bytes
     from regpre_nb.method.settings import InputError
-    from regpre_nb.use.transforms import check_names, load_transform, move_points, read_points
+    from regpre_nb.use.transforms import Warp, check_names, load_transform, move_points, read_points
     warps, source, output = _split(files, 2, 'one warp or several and two CSV files')
     check_names([output], [*files[:-1], *filter(None, (moving, fixed))], ('.csv',))
     if lps and voxels: raise InputError('--lps is for millimetres, and --voxels counts in voxels; leave out one.')
@@ -232,7 +233,10 @@ def points_of_files(
     world = points*flip if here is None else points @ here.affine[:3, :3].T + here.affine[:3, 3]
     moved = move_points(parts, world)
     if there is not None: moved = (moved - there.affine[:3, 3]) @ np.linalg.inv(there.affine[:3, :3]).T
-    table[['x', 'y', 'z']] = np.round(moved*flip, 4)
+    steps = [np.linalg.norm(part.affine[:3, :3], axis=0).min() for part in parts if isinstance(part, Warp)]
+    voxel = 1 if voxels else min(steps, default=1)
+    digits = 4 + max(0, -math.floor(math.log10(voxel)))  # a ten thousandth of a voxel, however small it is
+    table[['x', 'y', 'z']] = np.round(moved*flip, digits)
     write_bytes(output, table.to_csv(index=False).encode())
     if lost := int(np.isnan(moved[:, 0]).sum()):
         typer.echo(f'{output}: {lost} of {len(points)} points lie outside the grid of the warp and are empty', err=True)
