@@ -175,8 +175,9 @@ def _tensor(image: Volume, device: torch.device) -> torch.Tensor:
 def _align(moving: Volume, fixed: Volume, metric: str) -> np.ndarray:
     "The affine map between two images with cubic voxels, found on grids that have 64 voxels along an axis or fewer."
     extent = [np.prod(np.multiply(image.shape, image.spacing))**(1/3) for image in (moving, fixed)]
-    return affine_align(moving, fixed, 'correlation' if metric == 'ncc' else 'mutual information',
-                        spacing=float(min(extent))/64)
+    if metric != 'ncc':
+        moving, fixed = (replace(image, data=edges(image.tensor()[None])[0, 0].numpy()) for image in (moving, fixed))
+    return affine_align(moving, fixed, spacing=float(min(extent))/64)
 
 
 def _device(name: str | None) -> torch.device:
