@@ -64,9 +64,10 @@ def scores() -> dict[str, str]:
     "What `benchmarks/two_images.py` measured on real images, one row a cohort."
     path = ROOT / 'results' / 'bench' / 'two_images.csv'
     if not path.exists(): return {}
-    table = read_table(path)
+    table = read_table(path, ('score',))
     alone = table[table['method'] == 'network'].groupby('data')['score'].agg(['mean', 'count'])
-    return {f'{data}, network alone': f"{row['mean']:.3f} over {row['count']:.0f} test pairs"
+    what = {True: 'mean Dice {:.3f}', False: 'error of landmarks {:.2f} mm'}
+    return {f'{data}, network alone': what[row['mean'] > 0].format(abs(row['mean'])) + f", {row['count']:.0f} test pairs"
             for data, row in alone.iterrows()}
 
 
