@@ -67,7 +67,7 @@ def scores() -> dict[str, str]:
     table = read_table(path, ('score',))
     alone = table[table['method'] == 'network'].groupby('data')['score'].agg(['mean', 'count'])
     what = {True: 'mean Dice {:.3f}', False: 'error of landmarks {:.2f} mm'}
-    return {f'{data}, network alone': what[row['mean'] > 0].format(abs(row['mean'])) + f", {row['count']:.0f} test pairs"
+    return {f'{data}, network alone': f"{what[row['mean'] > 0].format(abs(row['mean']))}, {row['count']:.0f} test pairs"
             for data, row in alone.iterrows()}
 
 
