@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from pkgutil import walk_packages
 from types import UnionType
-from typing import Literal, Union, get_args, get_origin, get_type_hints
+from typing import Literal, Union, get_args, get_origin
 
 import regpre_nb
 
@@ -28,10 +28,19 @@ def callables() -> Iterator[tuple[str, Callable]]:
                     yield f'{module}.{name}' + f'.{method}' * (method != '__init__'), function
 
 
+def hints_of(function: Callable) -> dict[str, object]:
+    "Types of the arguments; those in quotes that only a type checker knows stay as they are written."
+    hints = {}
+    for name, hint in function.__annotations__.items():
+        try: hints[name] = eval(hint, function.__globals__) if isinstance(hint, str) else hint
+        except NameError: hints[name] = hint
+    return hints
+
+
 def arguments() -> Iterator[tuple[str, object, object, Callable]]:
     "Name, type and default of each argument of each of them."
     for name, function in callables():
-        hints = get_type_hints(function)
+        hints = hints_of(function)
         for argument in inspect.signature(function).parameters.values():
             yield f'{name}.{argument.name}', hints.get(argument.name), argument.default, function
 

@@ -464,6 +464,7 @@ class Loss:
                              'another one, or pairs with labels.')
         return tuple(one_hot(batch[f'{role}_labels'], n_labels, known=True) for role in ('moving', 'fixed'))
 
+    @checked
     def likeness(self, warped: Tensor,             # (B, C, X, Y, Z), the moving side
                  fixed: Tensor,                    # (B, C, X, Y, Z), the fixed side
                  preset: Preset = 'paper',         # of the correlation
