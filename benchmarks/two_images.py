@@ -23,7 +23,7 @@ from regpre_nb.learn.scoring import score_pair
 from regpre_nb.method.metrics import ndv_percent
 from regpre_nb.method.spatial import compose, warp
 from regpre_nb.use.register import Registration, register
-from regpre_nb.use.transforms import Warp
+from regpre_nb.use.transforms import in_voxels
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / 'results' / 'bench' / 'two_images.csv'
@@ -41,12 +41,6 @@ def other_contrast(image: np.ndarray) -> np.ndarray:
     return np.where(image > 0.02, (1.05 - image)**1.5, image).astype(np.float32)
 
 
-def voxels_of(warp: Warp, grid: Volume) -> torch.Tensor:
-    "A warp on the grid of the fixed image as a displacement (1, 3, X, Y, Z), voxels."
-    shift = warp.displacement @ np.linalg.inv(grid.affine[:3, :3]).T
-    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(shift, -1, 0), np.float32))[None]
-
-
 def volumes(cohort: Cohort, pair: tuple[str, str]) -> list[Volume]:
     "The two images with their spacing."
     return [Volume(cohort.image(case)[0].numpy(), np.diag([*cohort.spacing, 1.])) for case in pair]
@@ -60,13 +54,13 @@ def own(moving: Volume, fixed: Volume, changes: dict) -> tuple[torch.Tensor, dic
     result = register(moving, fixed, **changes)
     spent = time.process_time() - started
     counted = sum(result.seconds.get(stage, 0) for stage in ('network', 'optimise'))
-    return voxels_of(result.warp, fixed), {'cpu_seconds': spent * counted / sum(result.seconds.values()),
+    return in_voxels(result.warp), {'cpu_seconds': spent * counted / sum(result.seconds.values()),
                                            'all_cpu_seconds': spent, 'peak_mb': high_water_mark() / 1e6}
 
 
 def other(moving: Volume, fixed: Volume, start: Registration, method: str) -> tuple[torch.Tensor | None, dict]:
     "The displacement of another method after the affine map, and what it cost."
-    affine = voxels_of(start.warp, fixed)
+    affine = in_voxels(start.warp)
     brought = warp(torch.from_numpy(moving.data)[None, None], affine)
     found = register_pair(method, brought, torch.from_numpy(fixed.data)[None, None], fixed.spacing)
     cost = {'cpu_seconds': found.cpu_seconds, 'peak_mb': found.peak_mb, 'failure': found.failure}

@@ -78,10 +78,6 @@ def _voxels(warp: 'Warp', vectors: 'np.ndarray') -> 'torch.Tensor':
     return torch.from_numpy(np.asarray(vectors @ np.linalg.inv(warp.affine[:3, :3]).T, np.float32))
 
 
-def _field(warp: 'Warp') -> 'torch.Tensor':
-    "The displacement in voxels, (1, 3, X, Y, Z)."
-    return _voxels(warp, warp.displacement).movedim(-1, 0)[None].contiguous()
-
 # %% ../../nbs/use/50e_evaluate.ipynb #0e72c7c1
 def landmark_errors(warp: 'Warp',  # fixed to moving
                     fixed_points: 'np.ndarray',   # (N, 3), RAS mm
@@ -92,11 +88,11 @@ def landmark_errors(warp: 'Warp',  # fixed to moving
     import pandas as pd
 
     from regpre_nb.method.metrics import tre
-    from regpre_nb.use.transforms import check_grid
+    from regpre_nb.use.transforms import check_grid, in_voxels
     check_grid(warp.affine, str(warp.path or 'the warp'))
     points = (np.asarray(each, float) - warp.affine[:3, 3] for each in (fixed_points, moving_points))
     indices = [_voxels(warp, each) for each in points]
-    field, spacing = _field(warp), np.linalg.norm(warp.affine[:3, :3], axis=0).tolist()
+    field, spacing = in_voxels(warp), np.linalg.norm(warp.affine[:3, :3], axis=0).tolist()
     before, after = (tre(*indices, each, spacing).per_point for each in (0*field, field))
     return pd.DataFrame({'before_mm': before.numpy().astype(float), 'after_mm': after.numpy().astype(float)})
 

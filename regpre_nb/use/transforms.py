@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AFFINE_FILES', 'Warp', 'is_label_map', 'check_grid', 'check_output', 'check_names', 'save_warp', 'load_warp',
            'save_affine', 'load_affine', 'is_transform', 'load_transform', 'compose_warps', 'load_warps', 'move_points',
-           'read_points', 'invert_warp', 'inverse_error', 'jacobian', 'fold_percent', 'to_fsl', 'from_fsl',
+           'read_points', 'invert_warp', 'inverse_error', 'jacobian', 'in_voxels', 'fold_percent', 'to_fsl', 'from_fsl',
            'looks_absolute', 'save_fsl', 'read_fsl']
 
 # %% ../../nbs/use/50a_transforms.ipynb #5913272e
@@ -200,38 +200,48 @@ def check_names(outputs: Iterable[Path],      # files to be written
         taken.add(path.resolve())
 
 # %% ../../nbs/use/50a_transforms.ipynb #66401c92
+def _save_field(field: np.ndarray, affine: np.ndarray, path: Path, *intent, **options) -> Path:
+    "Write vectors in mm as NIfTI, with an intent."
+    image = nib.Nifti1Image(field, None)
+    image.set_sform(affine, 1)
+    image.set_qform(affine, 1)
+    image.header.set_intent(*intent, **options)
+    image.header.set_xyzt_units('mm')
+    with writing(path), replacing(path) as temporary: nib.save(image, temporary)
+    return path
+
+
+def _load_field(path: Path) -> tuple[np.ndarray, np.ndarray, int]:
+    "Vectors of a NIfTI file, its affine and its intent."
+    if not path.is_file(): raise InputError(f'{path}: no such file; check the name.')
+    try:
+        image = nib.load(path)
+        return np.asarray(image.dataobj, np.float32), np.asarray(image.affine, float), int(image.header['intent_code'])
+    except Exception as error:  # whatever a reader of damaged files raises
+        raise InputError(f'{path}: cannot be read as NIfTI, the file is damaged or of another format; '
+                         'copy or convert it again.') from error
+
+
 def save_warp(warp: Warp,        # what to write
               path: str | Path,  # ends in .nii or .nii.gz; its folder must exist
              ) -> Path:          # the file
     "Write a warp as ITK and ANTs do."
     path = check_output(path)
     check_grid(warp.affine, str(warp.path or path))
-    image = nib.Nifti1Image((warp.displacement*_LPS).astype(np.float32)[:, :, :, None], None)
-    image.set_sform(warp.affine, 1)
-    image.set_qform(warp.affine, 1)
-    image.header.set_intent('vector')
-    image.header.set_xyzt_units('mm')
-    with writing(path), replacing(path) as temporary: nib.save(image, temporary)
-    return path
+    return _save_field((warp.displacement*_LPS).astype(np.float32)[:, :, :, None], warp.affine, path, 'vector')
 
 # %% ../../nbs/use/50a_transforms.ipynb #ea39660a
 def load_warp(path: str | Path,  # as `save_warp`, ITK or ANTs wrote it
              ) -> Warp:          # on the grid of the fixed image
     "Read a warp; raise `InputError` where it is none."
     path = Path(path)
-    if not path.is_file(): raise InputError(f'{path}: no such file; check the name.')
-    try:
-        image = nib.load(path)
-        intent, field = int(image.header['intent_code']), np.asarray(image.dataobj, np.float32)
-    except Exception as error:  # whatever a reader of damaged files raises
-        raise InputError(f'{path}: cannot be read as NIfTI, the file is damaged or of another format; '
-                         'copy or convert it again.') from error
+    field, affine, intent = _load_field(path)
     if field.ndim != 5 or field.shape[3:] != (1, 3) or intent not in (1006, 1007):
         raise InputError(f'{path}: has shape {field.shape} and intent {intent}, a warp has (X, Y, Z, 1, 3) and the '
                          'intent of vectors, 1007; give the displacement field that ITK, ANTs or regpre wrote '
                          '(`regpre convert` turns one of FSL).')
     flip = _LPS if intent == 1007 else np.ones(3)  # 1006, a displacement by its own name, is RAS in ITK, too
-    return Warp((field[:, :, :, 0]*flip).astype(np.float32), np.asarray(image.affine, float), path)
+    return Warp((field[:, :, :, 0]*flip).astype(np.float32), affine, path)
 
 # %% ../../nbs/use/50a_transforms.ipynb #33473a7d
 AFFINE_FILES = '.mat', '.tfm', '.txt'  # what the name of an affine map ends in
@@ -430,12 +440,20 @@ def jacobian(warp: Warp,         # fixed to moving
     return Volume(np.log(np.maximum(determinant, 1e-3)) if log else determinant, warp.affine)
 
 # %% ../../nbs/use/50a_transforms.ipynb #56d6177b
+def in_voxels(warp: Warp,       # fixed to moving
+             ) -> torch.Tensor: # (1, 3, X, Y, Z), voxels of its grid
+    "The displacement of a warp as the networks have it."
+    shift = warp.displacement @ np.linalg.inv(warp.affine[:3, :3]).T
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(shift, -1, 0), np.float32))[None]
+
+
 def fold_percent(warp: Warp,  # fixed to moving; a slice is taken for as thick as three
                 ) -> float:   # of the volume, 0 to 100
     "The percentage of non-diffeomorphic volume (%NDV) of a warp."
-    voxels = np.moveaxis(warp.displacement @ np.linalg.inv(warp.affine[:3, :3]).T, -1, 0)
-    for axis in (axis for axis, n in enumerate(voxels.shape) if axis and n == 1): voxels = np.repeat(voxels, 3, axis)
-    return ndv_percent(torch.from_numpy(np.ascontiguousarray(voxels, np.float32))[None])
+    voxels = in_voxels(warp)
+    for axis in (2, 3, 4):
+        if voxels.shape[axis] == 1: voxels = voxels.repeat_interleave(3, axis)
+    return ndv_percent(voxels)
 
 # %% ../../nbs/use/50a_transforms.ipynb #2121963d
 def _fsl_matrix(grid: Volume | Warp) -> np.ndarray:
@@ -495,13 +513,8 @@ def save_fsl(warp: Warp,              # what to write
             ) -> Path:                # the file
     "Write a warp as FSL keeps it."
     path = check_output(path)
-    image = nib.Nifti1Image(to_fsl(warp, moving, absolute), None)
-    image.set_sform(warp.affine, 1)
-    image.set_qform(warp.affine, 1)
-    image.header.set_intent(2006, name='FNIRT displacement field', allow_unknown=True)
-    image.header.set_xyzt_units('mm')
-    with writing(path), replacing(path) as temporary: nib.save(image, temporary)
-    return path
+    return _save_field(to_fsl(warp, moving, absolute), warp.affine, path, 2006, name='FNIRT displacement field',
+                       allow_unknown=True)
 
 # %% ../../nbs/use/50a_transforms.ipynb #b8974d8a
 def read_fsl(path: str | Path,             # a displacement of FSL
@@ -509,18 +522,12 @@ def read_fsl(path: str | Path,             # a displacement of FSL
             ) -> tuple[np.ndarray, Volume]:  # (X, Y, Z, 3), FSL mm; its grid
     "Read a displacement of FSL as it stands; raise `InputError` where it is none."
     path = Path(path)
-    if not path.is_file(): raise InputError(f'{path}: no such file; check the name.')
-    try:
-        image = nib.load(path)
-        intent, field = int(image.header['intent_code']), np.asarray(image.dataobj, np.float32)
-    except Exception as error:  # whatever a reader of damaged files raises
-        raise InputError(f'{path}: cannot be read as NIfTI, the file is damaged or of another format; '
-                         'copy or convert it again.') from error
+    field, affine, intent = _load_field(path)
     if field.ndim != 4 or field.shape[3] != 3 or intent in (2007, 2008, 2009):
         raise InputError(f'{path}: has shape {field.shape} and intent {intent}, a displacement of FSL has (X, Y, Z, 3) '
                          'and is no file of coefficients; write it by fnirtfileutils.')
-    _check_warp(field, np.asarray(image.affine, float), str(path))
-    grid = fixed or Volume(field[..., 0], np.asarray(image.affine, float), path)
+    _check_warp(field, affine, str(path))
+    grid = fixed or Volume(field[..., 0], affine, path)
     if grid.shape != field.shape[:3]:
         raise InputError(f'{path}: has {field.shape[:3]} voxels and {fixed.path or "the fixed image"} {grid.shape}; '
                          'give the image on whose grid it lies.')
