@@ -15,13 +15,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from .synthmorph import SynthSettings, synthesise
-from ..learn.training import FitResult, TrainSettings, fit, load_weights, save_weights, step_generator
+from .synthmorph import SynthSettings, keep_best, synthesise
+from ..learn.training import FitResult, TrainSettings, fit, step_generator
 from ..method.losses import Loss
 from ..method.random_images import paint, random_displacement, random_intensities, random_shapes
 from ..method.settings import checked
 from ..method.spatial import warp
-from ..method.transmorph import describe_network
 
 # %% ../../nbs/compare/34_any_pair.ipynb #c13ee07b
 @checked
@@ -125,7 +124,4 @@ def train_any_pair(network: nn.Module,         # trained in place; ends with the
     def make_batch(number, generator): return any_pair(settings, generator)
     result = fit(network, partial(any_pair_loss, settings=settings), make_batch, training, folder,
                  any_pair_validation(settings, training.seed), progress)
-    load_weights(network, result.folder / 'best.safetensors')
-    save_weights(network, result.folder / 'model.safetensors', network=describe_network(network),
-                 task=asdict(settings), training=asdict(training), score=result.best_score, **record)
-    return result
+    return keep_best(network, result, task=asdict(settings), training=asdict(training), **record)

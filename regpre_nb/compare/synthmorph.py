@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SynthSettings', 'random_contrast', 'gaussian_blur', 'bias_field', 'synthesise', 'synth_pair', 'velocity_unet',
-           'SynthMorphStyle', 'synth_loss', 'synth_batches', 'synth_validation', 'train_synthmorph',
+           'SynthMorphStyle', 'synth_loss', 'synth_batches', 'synth_validation', 'keep_best', 'train_synthmorph',
            'OfficialSynthMorph', 'load_official_synthmorph']
 
 # %% ../../nbs/compare/32_synthmorph.ipynb #d1a7d258
@@ -225,6 +225,17 @@ def synth_validation(settings: SynthSettings,  # of the pairs, and how many
     return validate
 
 
+def keep_best(network: nn.Module,  # gets its best weights
+              result: FitResult,   # of its training
+              **record,            # kept with the weights
+             ) -> FitResult:
+    "Write the best weights of a training as `model.safetensors` into its folder, with what builds them and the score."
+    load_weights(network, result.folder / 'best.safetensors')
+    described = {'network': describe_network(network)} | record | {'score': result.best_score}
+    save_weights(network, result.folder / 'model.safetensors', **described)
+    return result
+
+
 def train_synthmorph(model: SynthMorphStyle,   # trained in place; ends with the best weights
                      settings: SynthSettings,  # the task
                      training: TrainSettings,  # the optimisation
@@ -234,10 +245,7 @@ def train_synthmorph(model: SynthMorphStyle,   # trained in place; ends with the
     "Train a SynthMorph-style network; writes `model.safetensors` into the folder."
     result = fit(model, partial(synth_loss, settings=settings), synth_batches(settings), training, folder,
                  synth_validation(settings, training.seed), progress)
-    load_weights(model, result.folder / 'best.safetensors')
-    save_weights(model, result.folder / 'model.safetensors', network=describe_network(model), task=asdict(settings),
-                 training=asdict(training), score=result.best_score)
-    return result
+    return keep_best(model, result, task=asdict(settings), training=asdict(training))
 
 # %% ../../nbs/compare/32_synthmorph.ipynb #43f2c8ce
 class OfficialSynthMorph(nn.Module):

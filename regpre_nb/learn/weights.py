@@ -6,7 +6,6 @@
 __all__ = ['CARD', 'CONFIG', 'WEIGHTS', 'packaged_weights', 'save_pretrained', 'find_weights', 'from_pretrained', 'push_to_hub']
 
 # %% ../../nbs/learn/26_weights.ipynb #22ae3dbb
-import hashlib
 import json
 from importlib.resources import files
 from pathlib import Path
@@ -14,11 +13,12 @@ from pathlib import Path
 from torch import nn
 
 import regpre_nb
-from ..data.files import make_folder, write_bytes, write_json
+from ..data.files import file_fingerprint, make_folder, write_bytes, write_json
+from .finetune import load_network
 from .training import load_described, read_metadata, save_weights
 from ..method.settings import InputError
 from ..method.swin import ENCODERS, build_module, describe_module, full_description
-from ..method.transmorph import NETWORKS, build_network, describe_network
+from ..method.transmorph import NETWORKS, describe_network
 
 # %% ../../nbs/learn/26_weights.ipynb #545ebb04
 CARD, CONFIG, WEIGHTS = 'README.md', 'config.json', 'model.safetensors'
@@ -30,20 +30,13 @@ def packaged_weights() -> dict[str, Path]:  # name -> folder
     return {each.name: each for each in sorted(folder.iterdir())} if folder.is_dir() else {}
 
 # %% ../../nbs/learn/26_weights.ipynb #c9dd7263
-def _sha256(path: Path) -> str:
-    "SHA-256 of a file."
-    with open(path, 'rb') as file: return hashlib.file_digest(file, 'sha256').hexdigest()
-
-
 def _description(module: nn.Module) -> dict:
     "What a folder says of an encoder or a network."
-    known = {kind.build for kinds in (ENCODERS, NETWORKS) for kind in kinds.values()}
-    if type(module) not in known:
-        raise InputError(f'save_pretrained: a {type(module).__name__} is on no list of encoders or networks, so nobody '
-                         'could build it again; register it by name.')
     if any(kind.build is type(module) for kind in ENCODERS.values()):
         return {'encoder': describe_module(module, ENCODERS)}
-    return {'network': describe_network(module)}
+    if any(kind.build is type(module) for kind in NETWORKS.values()): return {'network': describe_network(module)}
+    raise InputError(f'save_pretrained: a {type(module).__name__} is on no list of encoders or networks, so nobody '
+                     'could build it again; register it by name.')
 
 # %% ../../nbs/learn/26_weights.ipynb #8f4d311a
 def save_pretrained(module: nn.Module,    # an encoder or a network that is registered by name
@@ -54,7 +47,7 @@ def save_pretrained(module: nn.Module,    # an encoder or a network that is regi
     "Write weights, what to build for them, and a card."
     described, folder = _description(module), make_folder(Path(folder))
     save_weights(module, folder / WEIGHTS, **described, **record)
-    write_json(folder / CONFIG, described | {'record': record, 'sha256': _sha256(folder / WEIGHTS)})
+    write_json(folder / CONFIG, described | {'record': record, 'sha256': file_fingerprint(folder / WEIGHTS)})
     write_bytes(folder / CARD, card.encode())
     return folder
 
@@ -104,7 +97,7 @@ def from_pretrained(name: str | Path,             # packaged name, folder, file,
     _check_config(path)
     if 'encoder' in (record := read_metadata(path)) and 'network' not in record:
         return load_described(path, 'encoder', lambda said: build_module(full_description(said, 'swin'), ENCODERS))
-    return load_described(path, 'network', build_network)
+    return load_network(path)
 
 
 def _check_config(path: Path) -> None:
@@ -114,7 +107,7 @@ def _check_config(path: Path) -> None:
     try: wanted = json.loads(config.read_text(encoding='utf-8')).get('sha256')
     except (ValueError, AttributeError) as error:
         raise InputError(f'{config}: is not the JSON that belongs to weights; fetch the folder again.') from error
-    if wanted and path.is_file() and wanted != _sha256(path):
+    if wanted and path.is_file() and wanted != file_fingerprint(path):
         raise InputError(f'{path}: is not the file that {CONFIG} names, or was cut short; fetch the folder again.')
 
 # %% ../../nbs/learn/26_weights.ipynb #9ecaf2d0
