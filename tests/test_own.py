@@ -11,37 +11,13 @@ import time
 import pandas as pd
 import pytest
 from commands import COMMAND, case, environment, listed, regpre, save
+from conftest import ROOT
 from forked import call
 from test_bad_input import refused
 
 from regpre_nb.learn.training import read_metadata, read_tensors
 
-PLUGIN = '''
-from dataclasses import dataclass
-
-from torch import nn
-
-from regpre_nb.method.swin import encoder
-
-
-@dataclass(frozen=True)
-class PyramidSettings:
-    channels: tuple[int, ...] = (4, 8)
-
-
-@encoder('pyramid', PyramidSettings)
-class Pyramid(nn.Module):
-    def __init__(self, settings=PyramidSettings()):
-        super().__init__()
-        self.settings, self.channels = settings, settings.channels
-        sizes = zip((2, *self.channels), self.channels)
-        self.levels = nn.ModuleList(nn.Conv3d(inputs, outputs, 3, 2, 1) for inputs, outputs in sizes)
-
-    def forward(self, pair):
-        maps = [pair]
-        for level in self.levels: maps.append(level(maps[-1]).relu())
-        return maps[1:]
-'''
+PLUGIN = (ROOT / 'tests' / 'outside.py').read_text()  # what somebody adds; a Pyramid is in it
 ENCODERS = {  # what to ask for, and how many maps there are
     'swin': ('swin', '{"channels": 8, "depths": [1, 1], "heads": [2, 2]}', 2),
     'cnn, four maps': ('cnn', '{"channels": [4, 4, 8, 8]}', 4),
