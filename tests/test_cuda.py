@@ -22,13 +22,14 @@ from regpre_nb.learn.pretrain import pretrain, pretraining_loss
 from regpre_nb.learn.scoring import evaluate
 from regpre_nb.learn.training import TrainSettings, default_device, fit, make_optimiser, read_log
 from regpre_nb.method.heads import PretrainingNetwork
-from regpre_nb.method.losses import diffusion, gaussian_kl, local_ncc, soft_dice
+from regpre_nb.method.losses import SIMILARITIES, Loss, diffusion, gaussian_kl, local_ncc, soft_dice
 from regpre_nb.method.metrics import dice_per_label, ndv_percent, tre
 from regpre_nb.method.random_images import evaluate_perlin, gradient_directions, random_pair
 from regpre_nb.method.spatial import compose, integrate, resize_displacement, resize_image, warp
 from regpre_nb.method.swin import SwinEncoder, settings_named
 from regpre_nb.method.transmorph import TransMorph
 from regpre_nb.paper.profiles import load_profile
+from regpre_nb.use.register import register
 
 ASKED = os.environ.get('REGPRE_TEST_DEVICE')
 DEVICE = torch.device(ASKED) if ASKED else default_device()
@@ -174,6 +175,17 @@ def test_other_losses(precision):
     compare(gaussian_kl, *fields)
     compare(diffusion, fields[0])
     compare(soft_dice, *(random(1, 5, *SHAPE, seed=seed).softmax(1) for seed in (1, 2)))
+
+
+@pytest.mark.parametrize('masked', [False, True], ids=['all voxels', 'masked'])
+@pytest.mark.parametrize('name', [name for name, kind in SIMILARITIES.items() if kind.masked])
+def test_similarities(name, masked, precision):
+    "Of two images and what is made of them: edges, self-similarities, a joint histogram."
+    loss = Loss(name, window=5)
+    def likeness(moving, fixed, mask):
+        return loss.likeness(*loss.sides({'moving': moving, 'fixed': fixed}), mask=mask if masked else None)
+    mask = (image(3) > 0.4).float()
+    compare(lambda *images: likeness(*images, mask.to(images[0].device)), image(1), image(2))
 
 
 def test_losses_ignore_autocast():
@@ -461,3 +473,22 @@ def test_a_deterministic_run_is_repeated(graph, tmp_path, capsys):
     named = 'no deterministic form' in capsys.readouterr().err
     np.testing.assert_allclose(logs(tmp_path / 'once'), logs(tmp_path / 'again'), rtol=1e-3 if named else 0)
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+# Two images
+
+@pytest.mark.parametrize('precision', ['no', 'bf16'])
+@pytest.mark.parametrize('metric', ['ncc', 'edges'])
+def test_register(metric, precision):
+    "The network, then the optimisation: the same bend here and there, but for what 60 steps make of rounding."
+    fixed, moving = (image(seed)[0, 0].numpy() for seed in (1, 2))
+    found = []
+    for device in (HOST, DEVICE):
+        with path_of(device):
+            found.append(register((moving, np.eye(4)), (fixed, np.eye(4)), affine=False, metric=metric,
+                                  precision=precision, device=device.type))
+    here, there = found
+    assert here.curve[-1]['loss'] < here.curve[0]['loss'] - 0.01
+    assert there.curve[-1]['loss'] == pytest.approx(here.curve[-1]['loss'], abs=0.02)
+    apart = np.linalg.norm(here.warp.displacement - there.warp.displacement, axis=-1)
+    assert np.median(apart) < 0.25  # mm, which are voxels here

@@ -34,7 +34,7 @@ WHEELS = ('nibabel',)  # what the parts that run there import, beyond PyTorch, i
 PLATFORMS = 'manylinux_2_28_x86_64', 'manylinux_2_17_x86_64', 'manylinux2014_x86_64'
 MIB = 2**20
 PART, PARTS = 15 * MIB, 4      # size of a part of the archive, and how many there may be
-SECONDS = {'tests': 120, 'bench': 170}  # that a stage may take
+SECONDS = {'tests': 120, 'bench': 170, 'register': 60}  # that a stage may take
 CLOSING = 12                   # seconds kept for stopping the runs and packing what they left
 START = time.monotonic()
 
@@ -84,7 +84,7 @@ class Results:
     "What was measured; every change is written."
     path: Path
     content: dict = field(default_factory=lambda: {'environment': {}, 'stages': {}, 'fit': [], 'steps': [],
-                                                   'operations': [], 'profile': [], 'runs': {}})
+                                                   'operations': [], 'profile': [], 'register': [], 'runs': {}})
 
     def add(self, part: str, row: dict) -> None:
         "One more row of a list, or some more entries of a dictionary."
@@ -400,6 +400,51 @@ def bench_operations(results: Results, shape: tuple[int, ...], device) -> None:
                                    'GB_per_second': round(moved / seconds / 1e9, 1)})
 
 
+REGISTERED = {'network alone': {'steps': 0}, 'optimised alone': {'model': None}, 'network, then optimised': {},
+              'the same, network in bf16': {'precision': 'bf16'}}  # what of `register` is timed -> its settings
+
+
+def noise(shape: tuple[int, ...], seed: int):
+    "A made-up image: smooth noise in [0, 1]."
+    import torch
+    coarse = torch.rand(1, 1, *[n // 8 for n in shape], generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.interpolate(coarse, shape, mode='trilinear')[0, 0].numpy()
+
+
+def bench_register(results: Results, sizes: Sequence[tuple], device, until: float) -> None:
+    "Seconds and memory of the registration of two made-up images by the shipped network, affine map left out."
+    import numpy as np
+    import torch
+
+    from regpre_nb.use.register import register
+    for size in sizes:
+        moving, fixed = ((noise(size, seed), np.eye(4)) for seed in (1, 2))
+        for name, given in REGISTERED.items():
+            if time.monotonic() > until: return say('register', f'no time for {name} at {size}')
+            for again in (False, True):  # the first call chooses kernels
+                freed(device)
+                start = waited(device)
+                seconds = register(moving, fixed, affine=False, device=device.type, **given).seconds
+                took = waited(device) - start
+            peak = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == 'cuda' else None
+            row = {'what': name, 'size': size, 'seconds': round(took, 3),
+                   'parts': {part: round(value, 3) for part, value in seconds.items()},
+                   'peak_gib': peak and round(peak, 3)}
+            results.add('register', row)
+            say('register', str(row))
+
+
+def register_stage(results: Results, options: argparse.Namespace, until: float) -> str:
+    "Two images, small and large; what came of it, in words."
+    import torch
+
+    from regpre_nb.learn.training import default_device, run_environment
+    device = torch.device(options.device or default_device())
+    results.add('environment', run_environment(device))
+    bench_register(results, [(16, 16, 16)] if options.tiny else [(64,) * 3, PAPER, (256,) * 3], device, until)
+    return f'{len(results.content["register"])} rows'
+
+
 def busy(spans: list[tuple[float, float]]) -> float:
     "Length of the union of spans."
     total, end = 0.0, float('-inf')
@@ -627,6 +672,7 @@ def run(options: argparse.Namespace) -> None:
             until = min(since + SECONDS.get(stage, float('inf')), end - CLOSING)
             if stage == 'tests': told = run_tests(out, options.device, max(1.0, until - since))
             elif stage == 'bench': told = bench(results, out, options, until)
+            elif stage == 'register': told = register_stage(results, options, until)
             else: told = runs_stage(results, out, options, until)
             results.add('stages', {stage: {'seconds': round(time.monotonic() - since, 1), 'outcome': told}})
             say(stage, told, since)
@@ -655,7 +701,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     running.add_argument('--limit', type=float, default=520, help='seconds for everything')
     running.add_argument('--device', help='cpu, to try the script; default: the accelerator')
     running.add_argument('--tiny', action='store_true', help='small networks and images: to try the script')
-    running.add_argument('--stages', nargs='+', choices=['tests', 'bench', 'runs'], default=['tests', 'bench', 'runs'])
+    stages = ['tests', 'bench', 'register', 'runs']
+    running.add_argument('--stages', nargs='+', choices=stages, default=stages)
     running.add_argument('--profile', default='gpu', help='of the runs')
     running.add_argument('--data', nargs='+', default=['hippocampus'], help='cohorts of the runs')
     running.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
