@@ -351,7 +351,7 @@ def edges(image: torch.Tensor,  # (B, 1, X, Y, Z), in [0, 1]
 
     variance = (mean(image.square()) - mean(image).square()).clamp_min(0)
     found = (variance + 1e-3).log()
-    low, high = found.aminmax()
+    low, high = found.amin(), found.amax()  # older PyTorch has no derivative of `aminmax`
     return (found - low) / (high - low).clamp_min(torch.finfo(found.dtype).tiny)
 
 # %% ../../nbs/method/07_losses.ipynb #1d5bf999
