@@ -7,6 +7,8 @@ PROFILE ?= cpu
 DATA    ?= template
 SEED    ?= 0
 LIMIT   ?= 520
+# The pages that differ from the last commit, for `make check`.
+PAGE    ?= $(basename $(notdir $(shell git diff --name-only HEAD -- 'nbs/*.ipynb' 2>/dev/null)))
 
 BIN := .venv/bin
 # What the targets start finds the tools of .venv first.
@@ -27,11 +29,12 @@ export REGPRE_FIXTURES
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test reproduce tables dry-run bench gpu-check lab docs prepare clean
+.PHONY: help setup test check reproduce tables dry-run bench gpu-check lab docs prepare release canary clean
 
 help:
 	@echo 'make setup       the environment: .venv, from constraints.txt'
 	@echo 'make test        every notebook, the guards and a tiny reproduction'
+	@echo 'make check       while editing: export, clean, lint, run the changed pages   [PAGE=07_losses]'
 	@echo 'make reproduce   train, evaluate, tables and figures   [PROFILE=$(PROFILE)] [DATA=$(DATA)] [SEED=$(SEED)]'
 	@echo 'make tables      tables and figures of the runs that are finished or stored; trains nothing   [PROFILE=night] [DATA=hippocampus]'
 	@echo 'make dry-run     build every run at full size and take one step of it, on made-up files    [PROFILE=paper] [DATA=ixi]'
@@ -40,6 +43,8 @@ help:
 	@echo 'make lab         the notebooks in JupyterLab'
 	@echo 'make docs        the site, in _docs/html'
 	@echo 'make prepare     after editing notebooks: export, clean, README, test'
+	@echo 'make release     sdist and wheel in dist/, installed and used in a clean environment'
+	@echo 'make canary      whether nbdev 3 exports the same modules'
 	@echo 'make clean       remove what tests and docs leave behind (not .venv, runs or results)'
 	@echo
 	@echo 'PYTHON=...       the interpreter for .venv: Python 3.11 or 3.12'
@@ -58,6 +63,17 @@ setup: .venv/.ready
 
 test: setup
 	@$(RUN)/python -m pytest tests
+
+ALWAYS := test_sync or test_imports_go_down or test_numbers
+EACH   := test_runs or test_clean or test_opening or test_documented or test_safe or test_no_machine_paths
+
+check: setup
+	@$(RUN)/nbdev_export
+	@$(RUN)/nbdev_clean
+	@$(RUN)/python tools/readme.py
+	@$(RUN)/ruff check .
+	@$(RUN)/python -m pytest -n 0 tests/test_notebooks.py \
+		-k '$(ALWAYS)$(foreach page,$(PAGE), or ($(page) and ($(EACH))))'
 
 reproduce: setup
 	@$(RUN)/regpre reproduce --profile $(PROFILE) --data $(DATA) --seed $(SEED)
@@ -98,6 +114,12 @@ prepare: setup
 	@$(RUN)/python tools/readme.py
 	@$(RUN)/python -m pytest tests
 
+release: setup
+	@$(RUN)/python tools/release.py
+
+canary: setup
+	@$(RUN)/python tools/canary.py
+
 clean:
-	@rm -rf _docs _proc .pytest_cache .ruff_cache .mypy_cache .cache
+	@rm -rf build dist _docs _proc .pytest_cache .ruff_cache .mypy_cache .cache
 	@find nbs regpre_nb tests tools docs \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +

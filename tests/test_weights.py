@@ -1,34 +1,14 @@
-"The weights that come with the package: in the wheel, small, whole, with cards; and what a hub is asked."
+"The weights that come with the package: whole, with cards; and what a hub is asked."
 import json
-import shutil
-import subprocess
-import sys
-import zipfile
 
 import pytest
 import torch
 from commands import regpre
-from conftest import ROOT
 from test_bad_input import refused
 
 from regpre_nb.learn import weights
 from regpre_nb.learn.weights import CARD, CONFIG, WEIGHTS, from_pretrained, packaged_weights, push_to_hub
 from regpre_nb.method.settings import InputError
-
-
-def test_wheel(tmp_path):
-    "What pip installs holds them, and no more than 8 MB of them."
-    source = tmp_path / 'source'
-    shutil.copytree(ROOT / 'regpre_nb', source / 'regpre_nb', ignore=shutil.ignore_patterns('__pycache__'))
-    for name in ('setup.py', 'settings.ini', 'README.md'): shutil.copy(ROOT / name, source)
-    command = [sys.executable, '-m', 'pip', 'wheel', '--no-deps', '--no-build-isolation', '-q', '-w', tmp_path, source]
-    made = subprocess.run(command, capture_output=True, text=True)
-    assert made.returncode == 0, made.stderr
-    held = {each.filename: each.file_size for each in zipfile.ZipFile(next(tmp_path.glob('*.whl'))).infolist()}
-    names = {f'regpre_nb/weights/{name}/{file}' for name in ('any-pair', 'random-encoder')
-             for file in (WEIGHTS, CONFIG, CARD)}
-    assert names <= held.keys()
-    assert sum(held[name] for name in names) <= 8e6
 
 
 @pytest.mark.parametrize('name', ['any-pair', 'random-encoder'])
