@@ -1,4 +1,4 @@
-"""Build the site: nbs/*.ipynb, docs/pages/*.md and results/ -> _docs/html.
+"""Build the site: nbs/*.ipynb, docs/pages/*.md and results/ -> _docs/html, or another folder that is named.
 
 `site_pages` makes each notebook a page, its definitions read from the code by `site_names`; `site_results` makes the
 pages of results; Sphinx writes the HTML. No cell is executed but those of the first page, whose numbers come from
@@ -17,7 +17,6 @@ from readme import ROOT, front_cells
 from site_names import Module, Names, bare, module_of, source
 from site_pages import markdown, own_links, page, site_path, written
 
-SITE = ROOT / '_docs'
 PACKAGE = 'regpre_nb'
 ROOMS = {  # folders of nbs/, in reading order, with what they are about
     'method': 'random images, networks, losses, measures', 'data': 'images, whatever files lie behind them',
@@ -25,6 +24,15 @@ ROOMS = {  # folders of nbs/, in reading order, with what they are about
     'paper': 'from runs to tables and claims', 'use': 'register, train, command line'}
 GUIDES = {'paper': 'The paper beside the code', 'glossary': 'Glossary', 'references': 'References'}
 DOORS = 'you want to'  # heads the table of the first page that becomes cards
+KEYWORDS = {  # page -> words that are looked for and that it does not say
+    'index.ipynb': 'tutorial, introduction, overview, quick start, getting started, installation',
+    'tour.ipynb': 'tutorial, introduction, example, getting started, demo',
+    'use/50g_own.ipynb': 'custom encoder, custom dataset, custom network, own backbone, tutorial',
+    'method/06a_encoders.ipynb': 'custom encoder, custom network, backbone, plugin',
+    'guides/encoder.md': 'custom encoder, custom network, backbone, how to',
+    'guides/cohort.md': 'custom dataset, custom data, own images, how to',
+    'guides/loss.md': 'custom loss, custom similarity, how to', 'guides/method.md': 'custom method, baseline, how to',
+    'guides/gpu.md': 'CUDA, NVIDIA, how to', 'guides/cluster.md': 'Slurm, HPC, Snakemake, how to'}
 PICTURES = (  # of the first page, where it has none of its own: file under results/, caption
     ('cpu-hippocampus/figures/figure4.png', 'Pairs of random images, the grids that deformed them, and their labels: '
      'what the encoder is pretrained on. Nothing medical is in them.'),
@@ -99,7 +107,7 @@ def front(notebook: dict, names: Names, there: set[str], toctrees: str = '') -> 
     texts = [own_links(source(cell), 'nbs/index.ipynb', 'index.ipynb', there) for cell in cells]
     shown = [markdown(names.linked(doors(text), module)) for text in texts]
     if not any('![' in text for text in texts): shown.insert(1, pictures(there))
-    return written([*shown, markdown(toctrees)])
+    return written([*shown, markdown(toctrees)], KEYWORDS['index.ipynb'])
 
 
 def toctree(caption: str, entries: list[str]) -> str:
@@ -147,10 +155,9 @@ def on_site(books: dict[str, dict], guides: list[str], found: list[site_results.
     return {place for file in files if (ROOT / file).exists() and (place := site_path(file))}
 
 
-def write_sources() -> Path:
-    "Write what Sphinx reads; the folder that holds it."
-    shutil.rmtree(SITE, ignore_errors=True)
-    books, guides, target = notebooks(), guide_pages(), SITE / 'source'
+def write_sources(target: Path) -> None:
+    "Write what Sphinx reads into a folder."
+    books, guides = notebooks(), guide_pages()
     if 'index.ipynb' not in books: sys.exit('docs: nbs/index.ipynb is missing; it is the first page of the site')
     modules = {name: module_of(book, name, PACKAGE) for name, book in books.items()}
     names = Names(list(modules.values()), list(books.values()), [*ROOMS, 'studies', 'results'])
@@ -161,24 +168,25 @@ def write_sources() -> Path:
     for name in studies: books[name] = with_outputs(books[name], name, found)
     for name, book in books.items():
         made = (front(book, names, there, contents(books, guides, found)) if name == 'index.ipynb' else
-                page(book, name, modules[name], names, there))
+                page(book, name, modules[name], names, there, KEYWORDS.get(name, '')))
         site_results.write(target / name, json.dumps(made, indent=1, ensure_ascii=False))
     for name in guides:
-        text = (ROOT / 'docs' / 'pages' / name).read_text(encoding='utf-8')
-        site_results.write(target / name, names.linked(own_links(text, f'docs/pages/{name}', name, there)))
+        text = own_links((ROOT / 'docs' / 'pages' / name).read_text(encoding='utf-8'), f'docs/pages/{name}', name, there)
+        meta = f'---\nmyst:\n  html_meta:\n    keywords: {KEYWORDS[name]}\n---\n' if name in KEYWORDS else ''
+        site_results.write(target / name, meta + names.linked(text))
     site_results.copy_results(target, found, there)
-    return target
 
 
-def main() -> int:
+def main(folder: Path) -> int:
     "Build the site; the exit code. A warning is an error."
     os.chdir(ROOT)
-    folder = write_sources()
+    for name in ('source', 'doctrees', 'html'): shutil.rmtree(folder / name, ignore_errors=True)
+    write_sources(folder / 'source')
     from sphinx.cmd.build import main as sphinx
-    options = ['-W', '--keep-going', '-q', '--no-color', '-c', 'docs', '-d', str(SITE / 'doctrees')]
-    code = sphinx([*options, str(folder), str(SITE / 'html')])
-    if code == 0: print('_docs/html/index.html')
+    options = ['-W', '--keep-going', '-q', '--no-color', '-c', 'docs', '-d', str(folder / 'doctrees')]
+    code = sphinx([*options, str(folder / 'source'), str(folder / 'html')])
+    if code == 0: print(os.path.relpath(folder / 'html' / 'index.html'))
     return code
 
 
-if __name__ == '__main__': sys.exit(main())
+if __name__ == '__main__': sys.exit(main(Path(sys.argv[1]) if sys.argv[1:] else ROOT / '_docs'))

@@ -170,7 +170,7 @@ class Definition:
 
     def markdown(self, depth: int = 0) -> str:
         "The directive that Sphinx reads."
-        fence = '`' * (6 - depth)
+        fence = ':' * (8 - depth)  # a default may hold backticks
         parts = [self.text, self.table, *(member.markdown(depth + 1) for member in self.members)]
         body = '\n\n'.join(part for part in parts if part)
         head = '\n'.join([f'{fence}{{py:{self.kind}}} {self.name}{self.signature}', *self.options])
@@ -255,8 +255,8 @@ def is_command(node: ast.stmt) -> bool:
     return isinstance(node, FUNCTION) and _is(node, 'command', 'callback')
 
 
-def module_of(notebook: dict, page: str, package: str) -> Module | None:
-    "The module that a notebook exports; None where there is none."
+def module_of(notebook: dict, page: str, package: str) -> Module:
+    "The module that a notebook exports; without a name where it exports none."
     cells = code_cells(notebook)
     name = next((flags(cell)['default_exp'] for cell in cells if 'default_exp' in flags(cell)), None)
     shared = [bare(cell) for cell in cells if {'export', 'exports'} & set(flags(cell))]

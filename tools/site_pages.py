@@ -113,7 +113,7 @@ def head(notebook: dict, module: Module) -> dict:
                     f'```python\n{lines}\n```')
 
 
-def page(notebook: dict, name: str, module: Module | None, names: Names, there: set[str]) -> dict:
+def page(notebook: dict, name: str, module: Module, names: Names, there: set[str], keywords: str = '') -> dict:
     "The notebook that Sphinx reads, from the one that was written."
     cells, texts = [], ['']
     for cell in notebook['cells']:
@@ -122,7 +122,7 @@ def page(notebook: dict, name: str, module: Module | None, names: Names, there: 
             text = own_links(CALLOUT.sub(r':::{\1}', source(cell)), f'nbs/{name}', name, there)
             texts.append(text)
             cells.append(markdown(names.linked(text, module)))
-            if len(cells) == 1 and module and module.name: cells.append(head(notebook, module))
+            if len(cells) == 1 and module.name: cells.append(head(notebook, module))
         elif is_exported(cell): cells += exported(cell)
         elif not {'hide', 'default_exp'} & set(flags(cell)) and bare(cell):
             tags = ['remove-input'] if flags(cell).get('echo') == 'false' else []
@@ -131,7 +131,7 @@ def page(notebook: dict, name: str, module: Module | None, names: Names, there: 
             for output in shown['outputs']: unlink(output, name, there)
             cells.append(with_alt(shown | {'source': bare(cell), 'metadata': {'tags': tags}}, told(texts)))
             if cell.get('origin'): cells.append(markdown(cell['origin']))
-    return written(cells)
+    return written(cells, keywords)
 
 
 def written(cells: list[dict], keywords: str = '') -> dict:
@@ -139,5 +139,5 @@ def written(cells: list[dict], keywords: str = '') -> dict:
     for number, cell in enumerate(cells): cell['id'] = f'cell-{number}'
     metadata = {'kernelspec': {'display_name': 'python3', 'language': 'python', 'name': 'python3'},
                 'language_info': {'name': 'python', 'pygments_lexer': 'ipython3'}}
-    if keywords: metadata['html_meta'] = {'keywords': keywords}
+    if keywords: metadata['myst'] = {'html_meta': {'keywords': keywords}}
     return {'cells': cells, 'metadata': metadata, 'nbformat': 4, 'nbformat_minor': 5}

@@ -16,11 +16,11 @@
     }))
   }
 
-  const lay = () => {
-    for (const table of tables()) {
-      table.classList.remove('stacked')
-      if (table.offsetParent && !fits(table)) table.classList.add('stacked')
-    }
+  const lay = () => {  // first all changes, then all measurements: one layout of the page
+    const all = [...tables()]
+    all.forEach(table => table.classList.remove('stacked'))
+    const wide = all.filter(table => table.offsetParent && !fits(table))
+    wide.forEach(table => table.classList.add('stacked'))
   }
 
   const unfold = () => {
@@ -28,9 +28,14 @@
     const place = document.querySelector('div.module p')
     if (!place || !sources.length) return
     const button = document.createElement('button')
-    const say = () => { button.textContent = sources.some(each => !each.open) ? 'unfold all source' : 'fold all source' }
+    const folded = () => sources.some(each => !each.open)
+    const say = () => { button.textContent = folded() ? 'unfold all source' : 'fold all source' }
     button.className = 'unfold'
-    button.onclick = () => { const open = sources.some(each => !each.open); sources.forEach(each => { each.open = open }); say() }
+    button.onclick = () => {
+      const open = folded()
+      sources.forEach(each => { each.open = open })
+      say()
+    }
     say()
     place.append(' ', button)
   }
