@@ -171,7 +171,8 @@ def write_sources(target: Path) -> None:
                 page(book, name, modules[name], names, there, KEYWORDS.get(name, '')))
         site_results.write(target / name, json.dumps(made, indent=1, ensure_ascii=False))
     for name in guides:
-        text = own_links((ROOT / 'docs' / 'pages' / name).read_text(encoding='utf-8'), f'docs/pages/{name}', name, there)
+        text = (ROOT / 'docs' / 'pages' / name).read_text(encoding='utf-8')
+        text = own_links(text, f'docs/pages/{name}', name, there)
         meta = f'---\nmyst:\n  html_meta:\n    keywords: {KEYWORDS[name]}\n---\n' if name in KEYWORDS else ''
         site_results.write(target / name, meta + names.linked(text))
     site_results.copy_results(target, found, there)
