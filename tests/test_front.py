@@ -17,6 +17,8 @@ from regpre_nb.paper.tables import _number, _p_value, read_per_subject
 
 sys.path.insert(0, str(ROOT / 'tools'))
 import readme  # noqa: E402
+import site_results  # noqa: E402
+from site_names import Names  # noqa: E402
 
 import docs  # noqa: E402
 
@@ -63,8 +65,8 @@ def test_readme_shows_results():
 def test_site_shows_the_same():
     "The first page of the site has the section of README, word for word but for the links."
     notebook = json.loads((ROOT / 'nbs' / 'index.ipynb').read_text(encoding='utf-8'))
-    notebook['metadata'].setdefault('kernelspec', {})
-    page = docs.page(notebook, notebook, 'index.ipynb', set())
+    there = docs.on_site(docs.notebooks(), [], site_results.finished_results())
+    page = docs.front(notebook, Names([], [], []), there)
     text = '\n\n'.join(source(cell) for cell in page['cells'])
     assert not [cell for cell in page['cells'] if cell['cell_type'] == 'code']
     for line in README.split('## Results')[1].split('## The notebooks')[0].splitlines():

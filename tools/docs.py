@@ -1,9 +1,9 @@
-"""Build the site: nbs/*.ipynb -> _docs/html.
+"""Build the site: nbs/*.ipynb, docs/pages/*.md and results/ -> _docs/html, or another folder that is named.
 
-nbdev renders the signatures (`proc_nbs`, into _proc), `page` makes each notebook one that any site generator can read,
-Sphinx writes the HTML. No cell is executed but those of the first page, whose numbers come from results/
-(`front_cells`); figures are the outputs stored in the notebooks, and for the studies the outputs of the last
-`make reproduce` (`executed_copy`). No network, no Quarto.
+`site_pages` makes each notebook a page, its definitions read from the code by `site_names`; `site_results` makes the
+pages of results; Sphinx writes the HTML. No cell is executed but those of the first page, whose numbers come from
+results/ (`front_cells`); figures are the outputs stored in the notebooks, and for the studies the outputs of the last
+`make reproduce` (`with_outputs`). No network, no Quarto.
 """
 import json
 import os
@@ -12,189 +12,182 @@ import shutil
 import sys
 from pathlib import Path
 
-from readme import front_cells
+import site_results
+from readme import ROOT, front_cells
+from site_names import Module, Names, bare, module_of, source
+from site_pages import markdown, own_links, page, site_path, written
 
-ROOT = Path(__file__).resolve().parent.parent
-SITE = ROOT / '_docs'
-RUNS = (  # whose outputs the study pages show, best first
-    'cpu-hippocampus', 'cpu-labelmaps', 'cpu-template', 'cpu-lung_phantom', 'cpu-lung_pair')
-
-ROOMS = 'method', 'data', 'learn', 'compare', 'paper', 'use'  # folders of nbs/, in reading order
-DIRECTIVE = re.compile(r'^#\|\s*([\w-]+):?[ \t]*(.*)\n?', re.M)
-SHOWN = re.compile(r'\A---\n+(?:\[source\][^\n]*\n+)?#{2,4} (\S+)\n+', re.M)
-HEADING = re.compile(r'^#+ .*$', re.M)
-CODE_LINK = re.compile(r'\[(`[^`\n]+`)\]\([^)\s]+\)')  # which nbdev puts in headings too
-CALLOUT = re.compile(r'^:::\s*\{\.callout-(\w+)[^}]*\}', re.M)
-
-
-def source(cell: dict) -> str:
-    "The text of a cell."
-    return ''.join(cell['source'])
-
-
-def markdown(text: str) -> dict:
-    "A markdown cell."
-    return {'cell_type': 'markdown', 'metadata': {}, 'source': text}
-
-
-def executed_copy(name: str) -> tuple[dict, str] | None:
-    "The executed notebook of a study and the run that it belongs to; None where there is none yet."
-    for run in RUNS:
-        path = ROOT / 'results' / run / 'notebooks' / Path(name).name
-        if path.exists(): return json.loads(path.read_text(encoding='utf-8')), run
-    return None
+PACKAGE = 'regpre_nb'
+ROOMS = {  # folders of nbs/, in reading order, with what they are about
+    'method': 'random images, networks, losses, measures', 'data': 'images, whatever files lie behind them',
+    'learn': 'pretrain, fine-tune, score', 'compare': 'other methods, and statistics',
+    'paper': 'from runs to tables and claims', 'use': 'register, train, command line'}
+GUIDES = {'paper': 'The paper beside the code', 'glossary': 'Glossary', 'references': 'References'}
+DOORS = 'you want to'  # heads the table of the first page that becomes cards
+KEYWORDS = {  # page -> words that are looked for and that it does not say
+    'index.ipynb': 'tutorial, introduction, overview, quick start, getting started, installation',
+    'tour.ipynb': 'tutorial, introduction, example, getting started, demo',
+    'use/50g_own.ipynb': 'custom encoder, custom dataset, custom network, own backbone, tutorial',
+    'method/06a_encoders.ipynb': 'custom encoder, custom network, backbone, plugin',
+    'guides/encoder.md': 'custom encoder, custom network, backbone, how to',
+    'guides/cohort.md': 'custom dataset, custom data, own images, how to',
+    'guides/loss.md': 'custom loss, custom similarity, how to', 'guides/method.md': 'custom method, baseline, how to',
+    'guides/gpu.md': 'CUDA, NVIDIA, how to', 'guides/cluster.md': 'Slurm, HPC, Snakemake, how to'}
+PICTURES = (  # of the first page, where it has none of its own: file under results/, caption
+    ('cpu-hippocampus/figures/figure4.png', 'Pairs of random images, the grids that deformed them, and their labels: '
+     'what the encoder is pretrained on. Nothing medical is in them.'),
+    ('cpu-hippocampus/figures/pair.png', 'Two hippocampi before and after registration. Outlines: structures of the '
+     'fixed image (solid) and of the moving image (dashed).'))
 
 
-def bare(cell: dict) -> str:
-    "The code of a cell without its directives."
-    return DIRECTIVE.sub('', source(cell)).strip()
+def notebooks() -> dict[str, dict]:
+    "The notebooks, by their paths below nbs/, in reading order."
+    rank = ['.', *ROOMS, 'studies']
+    paths = [path.relative_to(ROOT / 'nbs') for path in (ROOT / 'nbs').rglob('*.ipynb')
+             if '.ipynb_checkpoints' not in path.parts]
+    paths = sorted((path for path in paths if str(path.parent) in rank), key=lambda p: (rank.index(str(p.parent)), p))
+    return {path.as_posix(): json.loads((ROOT / 'nbs' / path).read_text(encoding='utf-8')) for path in paths}
 
 
-def take_outputs(cells: list[dict], name: str) -> list[dict]:
-    "Give the cells of a study the outputs of its executed copy, by id, and say how many have been edited since."
-    found = executed_copy(name)
-    if found is None: return cells
-    executed, run = found
+def title(notebook: dict) -> str:
+    "The heading of a notebook."
+    return next(source(cell) for cell in notebook['cells'] if source(cell).startswith('# ')).split('\n')[0][2:].strip()
+
+
+def labelled(notebook: dict, name: str) -> frozenset[str]:
+    "Give the cells of a study that save something a label to link to; the labels."
+    labels = {}
+    for cell in notebook['cells']:
+        if cell['cell_type'] == 'code' and site_results.saved_by(cell):
+            labels[site_results.anchor(Path(name).stem, cell['id'])] = cell
+    for label, cell in labels.items(): cell['anchor'] = label
+    return frozenset(labels)
+
+
+def with_outputs(notebook: dict, name: str, found: list[site_results.Results]) -> dict:
+    "A study with the outputs of its executed copy, by the ids of cells; it says how many have been edited since."
+    results = next((each for each in found if Path(name).stem in each.studies), None)
+    if results is None: return notebook
+    executed = results.studies[Path(name).stem]
     old = {cell['id']: cell for cell in executed['cells']
            if 'injected-parameters' not in cell['metadata'].get('tags', [])}
     edited = 0
-    for cell in (cell for cell in cells if cell['cell_type'] == 'code'):
+    for cell in (cell for cell in notebook['cells'] if cell['cell_type'] == 'code'):
         twin = old.get(cell.get('id'))
         cell['outputs'] = twin['outputs'] if twin else []
         edited += not twin or bare(twin) != bare(cell)
-    profile, _, data = run.partition('-')
+        saved = [each for each in site_results.saved_by(cell) if each in results.makers]
+        if saved and cell['outputs']: cell['origin'] = site_results.shown_origin(results, saved[0])
     since = f' {edited} of its cells have been edited since; their outputs are of the text before.' if edited else ''
-    note = (f':::{{note}}\nThe outputs on this page were made by `make reproduce PROFILE={profile} DATA={data}`.{since}'
-            '\n:::')
-    return cells[:1] + [markdown(note)] + cells[1:]
+    note = f':::{{note}}\nThe outputs on this page were made by `{results.make}`.{since}\n:::'
+    return notebook | {'cells': [notebook['cells'][0], markdown(note), *notebook['cells'][1:]]}
 
 
-def shown(cell: dict, stem: str, labels: set[str], above: str) -> dict | None:
-    """What `show_doc` printed, as markdown with a label to link to; None for a name that the page has shown already.
-    The heading is left out where the author's own, `above`, is the name."""
-    text = '\n'.join(''.join(output['data'].get('text/markdown', '')) for output in cell['outputs'] if 'data' in output)
-    if (match := SHOWN.search(text)) is None: return markdown(text)
-    label = f'api-{stem}-{match[1].lower()}'
-    if label in labels: return None
-    labels.add(label)
-    heading = '' if above.strip(' `#()') == match[1] else f'### {match[1]}\n\n'
-    return markdown(f'({label})=\n{heading}{text[match.end():]}')
+def doors(text: str) -> str:
+    "A Markdown text whose table of doors is cards."
+    def cards(found: re.Match) -> str:
+        rows = site_results.rows_of(found[0])[2:]
+        items = [f':::{{grid-item-card}} {first[:1].upper()}{first[1:]}\n:class-card: door\n{second}\n:::'
+                 for first, second in rows]
+        return '\n'.join(['::::{grid} 1 1 2 3', ':gutter: 2', *items, '::::', ''])
+    return re.sub(rf'^\| *{DOORS} *\|.*\n(?:\|.*(?:\n|\Z))+', cards, text, flags=re.M)
 
 
-def page(rendered: dict, original: dict, name: str, labels: set[str]) -> dict:
-    "The notebook that Sphinx reads: from the one that `proc_nbs` rendered and the one that was written."
-    from nbdev.doclinks import NbdevLookup
-    stem = re.sub(r'^\d+_', '', Path(name).stem)
-    title = next(source(c) for c in original['cells'] if c['cell_type'] == 'markdown' and source(c).startswith('# '))
-    cells = [markdown(NbdevLookup().linkify(title))]  # nbdev loses what follows the quotation
-    for cell in front_cells(rendered['cells'], ROOT / 'nbs') if name == 'index.ipynb' else rendered['cells']:
-        text = source(cell)
-        if cell['cell_type'] == 'raw' or text.startswith('<!-- WARNING: THIS FILE WAS AUTOGENERATED'): continue
-        if cell['cell_type'] == 'markdown':
-            text = HEADING.sub(lambda heading: CODE_LINK.sub(r'\1', heading[0]), CALLOUT.sub(r':::{\1}', text))
-            cells.append(markdown(text) | {'id': cell.get('id')})
-            continue
-        flags = dict(DIRECTIVE.findall(text))
-        if flags.get('output') == 'asis':
-            texts = [source(before) for before in cells if before['cell_type'] == 'markdown']
-            above = HEADING.findall('\n'.join(texts))[-1]
-            if (doc := shown(cell, stem, labels, above)) is not None: cells.append(doc)
-        elif body := DIRECTIVE.sub('', text).strip():
-            tags = ['remove-input'] if flags.get('echo') == 'false' else []
-            cells.append(cell | {'source': body, 'metadata': {'tags': tags}})
-    if name.startswith('studies/'): cells = take_outputs(cells, name)
-    for number, cell in enumerate(cells): cell['id'] = f'cell-{number}'
-    metadata = {'kernelspec': rendered['metadata']['kernelspec'],
-                'language_info': {'name': 'python', 'pygments_lexer': 'ipython3'}}
-    return {'cells': cells, 'metadata': metadata, 'nbformat': 4, 'nbformat_minor': 5}
+def pictures(there: set[str]) -> dict:
+    "What random pairs and a registration look like."
+    figures = [f':::{{figure}} results/{path}\n:alt: {caption}\n:figclass: front\n\n{caption}\n:::'
+               for path, caption in PICTURES if f'results/{path}' in there]
+    return markdown('\n\n'.join(figures))
 
 
-def own_links(text: str, labels: set[str], base: str) -> str:
-    "nbdev's absolute links to this package's pages, as links inside the site; a name without a heading stays code."
-    def inside(link: re.Match) -> str:
-        label = f'api-{link[2]}-{link[3].lower()}'
-        return f'[{link[1]}](#{label})' if label in labels else link[1]
-    return re.sub(rf'\[(`[^`\n]+`)\]\({re.escape(base)}/([\w/]+)\.html#([\w.]+)\)', inside, text)
+def front(notebook: dict, names: Names, there: set[str], toctrees: str = '') -> dict:
+    "The first page: results filled in, two pictures, doors, and the contents of the site."
+    cells = front_cells(notebook['cells'], ROOT / 'nbs')
+    module = Module('', 'index.ipynb', [], {})
+    texts = [own_links(source(cell), 'nbs/index.ipynb', 'index.ipynb', there) for cell in cells]
+    shown = [markdown(names.linked(doors(text), module)) for text in texts]
+    if not any('![' in text for text in texts): shown.insert(1, pictures(there))
+    return written([*shown, markdown(toctrees)], KEYWORDS['index.ipynb'])
 
 
-def contents(pages: list[str]) -> str:
-    "The site's table of contents: the rooms in reading order, then the studies and what they found."
-    groups = {folder.capitalize(): [p for p in pages if p.startswith(f'{folder}/')]
-              for folder in (*ROOMS, 'studies', 'results')}
-    blocks = ['\n'.join(['```{toctree}', ':hidden:', f':caption: {caption}', '', *names, '```'])
-              for caption, names in groups.items() if names]
-    return '\n\n'.join(blocks)
+def toctree(caption: str, entries: list[str]) -> str:
+    "A part of the table of contents."
+    if not entries: return ''
+    return '\n'.join(['```{toctree}', ':hidden:', f':caption: {caption}', '', *entries, '```'])
 
 
-def render() -> Path:
-    "Let nbdev render the signatures; the folder with its notebooks."
-    from nbdev import processors
-    from nbdev.serve import proc_nbs
-
-    class FromPackage(processors.exec_show_docs):
-        "Run nothing but `show_doc`, on the exported package. nbdev's own way runs each cell that has an import in it."
-        def begin(self) -> None:
-            super().begin()
-            if module := processors._default_exp(self.nb): self.k.run_cell(f'from regpre_nb.{module} import *')
-
-        def __call__(self, cell: dict) -> None:
-            if not processors._is_showdoc(cell): return
-            self.k.cell(cell)
-            if self.k.exc: raise RuntimeError(f'docs: {source(cell)}: {self.k.exc!r}; run `make prepare` first')
-
-    processors.exec_show_docs = FromPackage
-    return proc_nbs(n_workers=0, force=True)
-
-
-def copy_results(folder: Path) -> list[str]:
-    "Put the claims pages with their tables and figures beside the notebooks; the names of the pages."
-    found = [run for run in RUNS if (ROOT / 'results' / run / 'README.md').exists()]
-    for run in found:
-        source, target = ROOT / 'results' / run, folder / 'results' / run
-        shutil.copytree(source / 'figures', target / 'figures', ignore=shutil.ignore_patterns('*.pdf'))
-        shutil.copy(source / 'README.md', target)
-        (target / 'tables').mkdir()
-        for table in (source / 'tables').glob('*.md'):  # linked from the page, in no list of contents
-            text = table.read_text(encoding='utf-8')
-            (target / 'tables' / table.name).write_text(f'---\norphan: true\n---\n\n# {table.stem}\n\n{text}',
-                                                        encoding='utf-8')
-    return [f'results/{run}/README' for run in found]
+def contents(pages: dict[str, dict], guides: list[str], found: list[site_results.Results]) -> str:
+    "The site's table of contents: guides, the rooms in reading order, studies, results, and lists of names."
+    def of(folder: str) -> list[str]: return [name for name in pages if name.startswith(f'{folder}/')]
+    first = [name for name in pages if '/' not in name and name != 'index.ipynb']
+    how = [name for name in guides if name.startswith('guides/')]
+    others = [name for name in guides if name not in how]
+    results = ['All claims in short <claims>']
+    results += [f'Claims: {each.title} <results/{each.name}/README>' for each in found]
+    results += ['All figures and tables <gallery>']
+    results += [f'Figures: {each.title} <results/{each.name}/gallery>' for each in found]
+    results += [f'{text} <results/{name}/README>' if name else f'{text} <results/README>'
+                for name, text in (('', 'Where the results come from'), ('paper', 'The paper\'s numbers'))
+                if (ROOT / 'results' / name / 'README.md').exists()]
+    cards = [f'Model card: {path.parent.name} <cards/{path.parent.name}>' for path in site_results.weights()]
+    parts = [toctree('Start', [*first, *how]),
+             *(toctree(f'{room.capitalize()}: {meaning}', of(room)) for room, meaning in ROOMS.items()),
+             toctree('Studies: the experiments', of('studies')), toctree('Results', results),
+             toctree('Reference', [*others, *cards, 'Status of the notebooks <status>', 'All names <genindex>'])]
+    return '\n\n'.join(filter(None, parts))
 
 
-def write_sources() -> Path:
-    "Write the notebooks that Sphinx reads; the folder that holds them."
-    from nbdev.config import get_config
-    folder, config = render(), get_config()
-    shutil.rmtree(SITE, ignore_errors=True)
-    labels, pages = set(), {}
-    for path in sorted(folder.rglob('*.ipynb')):
-        name = path.relative_to(folder).as_posix()
-        rendered, original = (json.loads(p.read_text(encoding='utf-8')) for p in (path, ROOT / 'nbs' / name))
-        pages[name] = page(rendered, original, name, labels)
-    if 'index.ipynb' not in pages: sys.exit('docs: nbs/index.ipynb is missing; it is the first page of the site')
-    toctrees = contents([name.removesuffix('.ipynb') for name in pages] + copy_results(SITE / 'source'))
-    pages['index.ipynb']['cells'].append(markdown(toctrees) | {'id': 'contents'})
-    base = f'{config.doc_host}{config.doc_baseurl}'
-    for name, notebook in pages.items():
-        for cell in notebook['cells']:
-            if cell['cell_type'] != 'markdown': continue
-            cell['source'] = own_links(cell['source'], labels, base)
-            if name == 'index.ipynb': cell['source'] = cell['source'].replace('](../results/', '](results/')
-        target = SITE / 'source' / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(json.dumps(notebook, indent=1, ensure_ascii=False), encoding='utf-8')
-    return SITE / 'source'
+def guide_pages() -> list[str]:
+    "The written pages, those of `GUIDES` first and in that order; paths below docs/pages/."
+    folder = ROOT / 'docs' / 'pages'
+    paths = [path.relative_to(folder).as_posix() for path in folder.rglob('*.md')]
+    rank = {f'{name}.md': number for number, name in enumerate(GUIDES)}
+    return sorted(paths, key=lambda path: (rank.get(path, len(rank)), path))
 
 
-def main() -> int:
+def on_site(books: dict[str, dict], guides: list[str], found: list[site_results.Results]) -> set[str]:
+    "What a link can lead to: pages, pictures and labels of tables."
+    files = [*(f'nbs/{name}' for name in books), *(f'docs/pages/{name}' for name in guides), 'results/README.md',
+             'results/paper/README.md', *(path.relative_to(ROOT).as_posix() for path in site_results.weights()),
+             *(f'results/{each.name}/README.md' for each in found),
+             *(path.relative_to(ROOT).as_posix() for each in found for path in each.folder.rglob('*.png')),
+             *(path.relative_to(ROOT).as_posix() for each in found for path in each.folder.rglob('tables/*.md'))]
+    return {place for file in files if (ROOT / file).exists() and (place := site_path(file))}
+
+
+def write_sources(target: Path) -> None:
+    "Write what Sphinx reads into a folder."
+    books, guides = notebooks(), guide_pages()
+    if 'index.ipynb' not in books: sys.exit('docs: nbs/index.ipynb is missing; it is the first page of the site')
+    modules = {name: module_of(book, name, PACKAGE) for name, book in books.items()}
+    names = Names(list(modules.values()), list(books.values()), [*ROOMS, 'studies', 'results'])
+    studies = {name: labelled(book, name) for name, book in books.items() if name.startswith('studies/')}
+    found = site_results.finished_results(frozenset().union(*studies.values()))
+    there = on_site(books, guides, found)
+    site_results.write(target / 'status.md', site_results.status(found, books))
+    for name in studies: books[name] = with_outputs(books[name], name, found)
+    for name, book in books.items():
+        made = (front(book, names, there, contents(books, guides, found)) if name == 'index.ipynb' else
+                page(book, name, modules[name], names, there, KEYWORDS.get(name, '')))
+        site_results.write(target / name, json.dumps(made, indent=1, ensure_ascii=False))
+    for name in guides:
+        text = (ROOT / 'docs' / 'pages' / name).read_text(encoding='utf-8')
+        text = own_links(text, f'docs/pages/{name}', name, there)
+        meta = f'---\nmyst:\n  html_meta:\n    keywords: {KEYWORDS[name]}\n---\n' if name in KEYWORDS else ''
+        site_results.write(target / name, meta + names.linked(text))
+    site_results.copy_results(target, found, there)
+
+
+def main(folder: Path) -> int:
     "Build the site; the exit code. A warning is an error."
     os.chdir(ROOT)
-    folder = write_sources()
+    for name in ('source', 'doctrees', 'html'): shutil.rmtree(folder / name, ignore_errors=True)
+    write_sources(folder / 'source')
     from sphinx.cmd.build import main as sphinx
-    options = ['-W', '--keep-going', '-q', '--no-color', '-c', 'docs', '-d', str(SITE / 'doctrees')]
-    code = sphinx([*options, str(folder), str(SITE / 'html')])
-    if code == 0: print('_docs/html/index.html')
+    options = ['-W', '--keep-going', '-q', '--no-color', '-c', 'docs', '-d', str(folder / 'doctrees')]
+    code = sphinx([*options, str(folder / 'source'), str(folder / 'html')])
+    if code == 0: print(os.path.relpath(folder / 'html' / 'index.html'))
     return code
 
 
-if __name__ == '__main__': sys.exit(main())
+if __name__ == '__main__': sys.exit(main(Path(sys.argv[1]) if sys.argv[1:] else ROOT / '_docs'))

@@ -1,0 +1,52 @@
+// Tables whose columns do not fit are stacked: a cell a line, with the heading of its column in front of it.
+// A button unfolds all sources of a page.
+(() => {
+  const tables = () => document.querySelectorAll('.bd-article table')
+
+  const fits = table => table.offsetWidth <= table.parentElement.clientWidth &&
+    [...table.querySelectorAll('th, td')].every(cell => cell.scrollWidth <= cell.clientWidth + 1)
+
+  const name = table => {
+    const rows = [...table.querySelectorAll('thead tr')]
+    const heads = rows.length ? [...rows[0].cells].map((_, n) => rows.map(row => row.cells[n]?.textContent.trim())
+      .filter(Boolean).join(', ')) : []
+    table.querySelectorAll('tbody tr').forEach(row => [...row.cells].forEach((cell, n) => {
+      cell.dataset.head = heads[n] ?? ''
+      cell.classList.toggle('empty', !cell.textContent.trim() && !cell.querySelector('img'))
+    }))
+  }
+
+  const lay = () => {  // first all changes, then all measurements: one layout of the page
+    const all = [...tables()]
+    all.forEach(table => table.classList.remove('stacked'))
+    const wide = all.filter(table => table.offsetParent && !fits(table))
+    wide.forEach(table => table.classList.add('stacked'))
+  }
+
+  const unfold = () => {
+    const sources = [...document.querySelectorAll('details.source')]
+    const place = document.querySelector('div.module p')
+    if (!place || !sources.length) return
+    const button = document.createElement('button')
+    const folded = () => sources.some(each => !each.open)
+    const say = () => { button.textContent = folded() ? 'unfold all source' : 'fold all source' }
+    button.className = 'unfold'
+    button.onclick = () => {
+      const open = folded()
+      sources.forEach(each => { each.open = open })
+      say()
+    }
+    say()
+    place.append(' ', button)
+  }
+
+  document.addEventListener('DOMContentLoaded', () => {
+    tables().forEach(name)
+    unfold()
+    lay()
+    document.querySelectorAll('details').forEach(each => each.addEventListener('toggle', lay))
+    let width = innerWidth
+    addEventListener('resize', () => { if (innerWidth !== width) { width = innerWidth; lay() } })
+  })
+  addEventListener('load', lay)
+})()
