@@ -110,6 +110,7 @@ def _pairs_file(path: Path, train: tuple[str, ...]) -> tuple[tuple[str, str], ..
     return tuple(pairs)
 
 
+# %% ../../nbs/data/14_hippocampus.ipynb #e95fce44
 def _hippocampus_splits(root: Path, found: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
     "Training cases and test pairs, by the files in the folder or else by the rule."
     train, test = _split_by_rule(found)

@@ -38,21 +38,11 @@ from tqdm import tqdm
 
 import regpre_nb
 from ..data.files import write_bytes, write_json, writing
-from regpre_nb.method.settings import (
-    InputError,
-    Rule,
-    beside,
-    check_values,
-    checked,
-    deciding,
-    real,
-    regular_file,
-    whole,
-)
+from ..method.settings import InputError, beside, check_values, checked, deciding, real, regular_file, whole
 from ..method.swin import MissingPart
 
 # %% ../../nbs/learn/20_training.ipynb #af0bfeff
-_SWITCH: Rule = (lambda value: type(value) is bool), 'True or False'
+_SWITCH = (lambda value: type(value) is bool), 'True or False'
 _RULES = {
     'steps': whole(1), 'learning_rate': real(0, above=True), 'weight_decay': real(0), 'power': real(0),
     'steps_per_epoch': whole(1), 'accumulate': whole(1), 'seed': whole(0), 'validate_every': whole(0),
@@ -540,7 +530,6 @@ def _own_arithmetic(settings: TrainSettings):
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark = before
 
 # %% ../../nbs/learn/20_training.ipynb #ee9e6a90
-_WORKSPACE = ':4096:8'  # of cuBLAS, with which products of matrices are deterministic
 _EXCEPTION = re.compile('(.+?) (does not have a deterministic|defaults to a non-deterministic)')  # PyTorch's words
 
 
@@ -561,6 +550,10 @@ def _naming_exceptions(name: str):
         warnings.showwarning = look
         warnings.filterwarnings('always', _EXCEPTION.pattern)
         yield
+
+
+# %% ../../nbs/learn/20_training.ipynb #12bdc6f3
+_WORKSPACE = ':4096:8'  # of cuBLAS, with which products of matrices are deterministic
 
 
 @contextmanager
