@@ -66,7 +66,7 @@ def transfer_encoder(network: nn.Module,    # receives the weights in its `encod
         raise InputError(f'{path} does not fit this network ({error}); {build}.') from error
 
 # %% ../../nbs/learn/23_finetune.ipynb #c3cba3a1
-Flips = Literal['each', 'one', 'none']  # 'each' axis with probability 1/2, or 'one' that is chosen by chance
+Flips = Literal['each', 'one', 'none']  # 'each' axis with probability 1/2, or 'one' that is drawn at random
 
 
 def _draw(n, generator):
@@ -217,7 +217,7 @@ class FinetuneSettings:
     flips: Flips = 'each'          # see `cohort_batches`
     preset: Preset = 'paper'       # of sampler and correlation
     label_weight: float = 0.0      # of the soft Dice of training labels, which the paper does without
-    label_count: int = 8           # structures that a pair shows of them, chosen by chance
+    label_count: int = 8           # structures that a pair shows of them, drawn at random
 
     def __post_init__(self):
         check_values(self, {'loss': of_type(Loss), 'label_weight': real(0), 'label_count': whole(1)})
