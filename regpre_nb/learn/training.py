@@ -7,6 +7,19 @@ __all__ = ['TrainSettings', 'polynomial_decay', 'make_optimiser', 'step_generato
            'read_metadata', 'load_weights', 'load_described', 'read_log', 'default_device', 'device_room',
            'run_environment', 'FitResult', 'fit']
 
+# %% ../../nbs/learn/20_training.ipynb #2099dcea
+# Before accelerate: it keeps tqdm.auto from asking for ipywidgets.
+from regpre_nb.method.settings import (
+    InputError,
+    beside,
+    check_values,
+    checked,
+    deciding,
+    real,
+    regular_file,
+    whole,
+)
+
 # %% ../../nbs/learn/20_training.ipynb #d3f1607a
 import json
 import os
@@ -38,7 +51,6 @@ from tqdm import tqdm
 
 import regpre_nb
 from ..data.files import write_bytes, write_json, writing
-from ..method.settings import InputError, beside, check_values, checked, deciding, real, regular_file, whole
 from ..method.swin import MissingPart
 
 # %% ../../nbs/learn/20_training.ipynb #af0bfeff

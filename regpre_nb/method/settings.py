@@ -7,6 +7,7 @@ __all__ = ['Preset', 'Rule', 'InputError', 'checked', 'whole', 'odd', 'real', 'o
            'from_json', 'changed', 'beside', 'deciding', 'differing', 'adding', 'load_additions', 'open_room']
 
 # %% ../../nbs/method/00_settings.ipynb #2e8493ae
+import warnings
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import MISSING, Field, field, fields, is_dataclass, replace
@@ -20,6 +21,9 @@ from pathlib import Path
 from pkgutil import iter_modules
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+# accelerate and pooch import tqdm.auto, which asks for ipywidgets in every notebook where they are missing.
+warnings.filterwarnings('ignore', message='IProgress not found')
 
 # %% ../../nbs/method/00_settings.ipynb #1ac1510d
 class InputError(ValueError):
