@@ -92,7 +92,7 @@ class _Facts:
 
     @property
     def preparation(self) -> dict[str, Any]:
-        "What was done to the images, to keep beside weights: whoever gives a network another image does the same."
+        "What was done to the images, to keep beside weights: any other image for the network is prepared so."
         return {'shape': self.shape, 'spacing': self.spacing,
                 'intensities': dict(zip(('by', 'low', 'high'), self.intensities))}
 
@@ -241,7 +241,7 @@ def _sound_record(folder: Path) -> dict | None:
 def prepared(
     folder: Path,  # in the cache; its name depends on all that the cases are made from
     make: Callable[[], dict[str, object]],  # writes the cases; its record has 'files', as `write_volumes` gives them
-    told: str,  # a line for who waits
+    told: str,  # a line for those who wait
 ) -> dict:  # the record, as in recipe.json
     "Have cases made, unless they are there."
     if record := _sound_record(folder): return record
@@ -470,7 +470,7 @@ class CohortEntry:
     convert: Callable[[Path, Path, bool], Path] | None = None  # source, target, progress -> where it wrote NIfTI
     download: Callable[[Path], Path] | None = None  # data folder -> what was fetched
     make_up: Callable[[Path], object] | None = None  # write made-up files in the cohort's format to a data folder
-    planned: Callable[[], Cohort] | None = None  # as published, to list runs where the files are not at hand
+    planned: Callable[[], Cohort] | None = None  # as published, to list runs where the files are missing
     find: Callable[[str | Path | None], object] | None = None  # raises where files are absent; None: `load` does
     cpu_steps: tuple[int, int] = (500, 300)  # on random pairs, and fine-tuning, in the profile `cpu`
     quick: bool = False  # the profile `cpu` gives an answer in minutes
@@ -510,7 +510,7 @@ def load_cohort(
     "Find a cohort by its name."
     try: cohort = (COHORTS.get(name) or cohort_entry(name)).load(folder)
     except InputError: raise
-    except Exception as error:  # its function may be anybody's
+    except Exception as error:  # its function may come from elsewhere
         raise InputError(f'{name}: this cohort cannot be loaded ({type(error).__name__}: {error}); correct the '
                          'function that adds it.') from error
     if not isinstance(cohort, Cohort) or cohort.name != name:
