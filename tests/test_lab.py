@@ -17,6 +17,7 @@ SWITCHES = ('--no-browser', '--allow-root', '--LabApp.expose_app_in_browser=True
 SETTINGS = {  # of JupyterLab: all cells are on the page, also those out of sight
     'notebook-extension/tracker': {'windowingMode': 'none'},
     'apputils-extension/notification': {'fetchNews': 'false', 'checkForUpdates': False}}
+PATIENCE = 300  # seconds, on a busy machine
 
 
 def short_tour(path):
@@ -51,10 +52,10 @@ def lab(folder):
                                    cwd=folder / 'pages', stdout=log, stderr=log,
                                    env=variables | {name: str(value) for name, value in own.items()})
     try:
-        wait_for(lambda: [*(folder / 'runtime').glob('jpserver-*.json')] or process.poll() is not None)
+        told = wait_for(lambda: ''.join(path.read_text() for path in (folder / 'runtime').glob('jpserver-*.json'))
+                        or process.poll() is not None, PATIENCE)
         assert process.poll() is None, (folder / 'log').read_text()
-        server = json.loads(next((folder / 'runtime').glob('jpserver-*.json')).read_text())
-        yield server['url'], server['token']
+        yield (server := json.loads(told))['url'], server['token']
     finally:
         process.terminate()
         process.wait()
@@ -79,19 +80,18 @@ def test_tour(tmp_path):
     short_tour(tmp_path / 'lab' / 'pages' / 'tour.ipynb')
     with lab(tmp_path / 'lab') as (address, token), browser(tmp_path / 'browser') as tab:
         tab.open(f'{address}lab/tree/tour.ipynb?token={token}')
-        wait_for(lambda: tab.run("window.jupyterapp?.shell.currentWidget?.context?.path === 'tour.ipynb'"))
+        wait_for(lambda: tab.run("window.jupyterapp?.shell.currentWidget?.context?.path === 'tour.ipynb'"), PATIENCE)
         tab.run(RUN_ALL)
-        wait_for(lambda: tab.run('window.ended'), 300)
+        wait_for(lambda: tab.run('window.ended'), PATIENCE)
         outputs = tab.run(OUTPUTS)
         assert not [output for output in outputs if output['output_type'] == 'error'], outputs
-        pictures = wait_for(lambda: (found := tab.run(PICTURES)) and all(found) and found)
-        assert len(pictures) >= 5
+        wait_for(lambda: len(found := tab.run(PICTURES)) == 5 and all(found), PATIENCE)
         assert tab.run("document.querySelectorAll('.widget-slider').length") == 5
         before = tab.run(FIRST)
         tab.run("document.querySelector('.widget-interact .noUi-handle').focus()")
         for kind in ('keyDown', 'keyUp'): tab('Input.dispatchKeyEvent', type=kind, key='ArrowRight', code='ArrowRight',
                                               windowsVirtualKeyCode=39)
-        wait_for(lambda: tab.run(FIRST) != before)
+        wait_for(lambda: tab.run(FIRST) != before, PATIENCE)
         asked = {event['params']['request']['url'] for event in tab.heard('Network.requestWillBeSent')}
         assert not [url for url in asked if not url.startswith((address, 'data:', 'blob:'))]
 
