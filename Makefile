@@ -40,7 +40,7 @@ help:
 	@echo 'make dry-run     build every run at full size and take one step of it, on made-up files    [PROFILE=paper] [DATA=ixi]'
 	@echo 'make bench       time and memory beside MONAI, neurite and voxelmorph, speed of reading, in results/bench (15 minutes)'
 	@echo 'make gpu-check   on one GPU: tests, speed and runs of the profile gpu, in runs/gpu-check   [DATA=hippocampus] [LIMIT=$(LIMIT)]'
-	@echo 'make lab         the notebooks in JupyterLab'
+	@echo 'make lab         the notebooks in JupyterLab; a tour is open'
 	@echo 'make docs        the site, in _docs/html'
 	@echo 'make prepare     after editing notebooks: export, clean, README, test'
 	@echo 'make release     sdist and wheel in dist/, installed and used in a clean environment'
@@ -103,7 +103,7 @@ gpu-check: setup
 		--data $(if $(filter file,$(origin DATA)),hippocampus,$(DATA))
 
 lab: setup
-	@$(RUN)/python -m jupyter lab nbs/index.ipynb
+	@$(RUN)/python -m jupyter lab nbs/tour.ipynb
 
 docs: setup
 	@$(RUN)/python tools/docs.py
