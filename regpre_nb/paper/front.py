@@ -343,7 +343,7 @@ def _asked_of(path: Path, cohort: str) -> list[tuple[str, str, str, str, str]]:
         named = [row for row, start in HEADLINE.items() if re.match(start, claim)]
         if not named or verdict in (NOT_RUN, 'not testable here'): continue
         found = re.search(r'[+-]\d\.\d+ (?:Dice|mm) \([^;)]+', here)
-        rows.append((named[0], cohort, paper, f'{found[0]})' if found else '', verdict))
+        rows.append((named[0], cohort, paper, f'{found[0]})'.replace(' Dice', '') if found else '', verdict))
     return rows
 
 # %% ../../nbs/paper/47_front.ipynb #db670e98
@@ -360,14 +360,14 @@ def _asked_of_gpu(root: str | Path) -> list[tuple[str, str, str, str, str]]:
         found = Estimate(*(getattr(one, field) for field in Estimate._fields))
         match = 'minus all' in one.what
         share = '' if match or one.what.startswith('all') else f'{one.what.split(":")[0]}: '
-        told = f'{share}{found.mean:+.4f} Dice ({found.between()})'
+        told = f'{share}{found.mean:+.4f} ({found.between()})'
         claims.append(Claim(_LONG_ROWS[one.what], '', told, found=found, margin=MARGINS['Dice'] if match else None))
     told = [claim.here for claim in claims]
     return [(claim.claim, ASKED[folder.name], '', here, claim.verdict) for claim, here in zip(judged(claims), told)]
 
 
 def headline_claims(root: str | Path,  # the project's folder
-                   ) -> pd.DataFrame:  # row, cohort, paper, difference ('' where there is none), verdict
+                   ) -> pd.DataFrame:  # row, cohort, paper, difference (of Dice, or in mm; '' for none), verdict
     "What each cohort says to each claim of the front page, as far as it was run."
     pages = {cohort: Path(root) / 'results' / folder / 'README.md' for folder, cohort in ASKED.items()}
     rows = [row for cohort, page in pages.items() if page.is_file() for row in _asked_of(page, cohort)]
@@ -399,7 +399,7 @@ def _told(asked: pd.DataFrame) -> list[str]:
 
 def headline(root: str | Path,  # the project's folder
             ) -> str:           # Markdown
-    "The table of the front page, and what it comes to in words."
+    "What the paper claims and what was found, in words, and in the table of the front page."
     claims = headline_claims(root)
     if claims.empty: return 'None is stored yet: `make reproduce` makes them.'
     rows = []
@@ -410,7 +410,7 @@ def headline(root: str | Path,  # the project's folder
         rows.append({'the paper says': row, 'in the paper': ''.join(paper[:1]),
                      'found here': '<br>'.join(_told(asked))})
     words = [f'* **{kind}:** {"; ".join(named)}.' for kind, named in _sorted_by_verdict(claims).items() if named]
-    return '\n'.join([markdown_table(pd.DataFrame(rows), markup=True), '', *words])
+    return '\n'.join([*words, '', markdown_table(pd.DataFrame(rows), markup=True)])
 
 # %% ../../nbs/paper/47_front.ipynb #4e4933a6
 def _paper_study(root):
