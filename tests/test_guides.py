@@ -137,33 +137,24 @@ def test_reached(path):
     assert path in near | far
 
 
-def members(node: ast.ClassDef) -> set[str]:
-    "Methods and fields of a class, as `Class.member`."
-    found = {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
-    found |= {item.target.id for item in node.body if isinstance(item, ast.AnnAssign)}
-    return {f'{node.name}.{item}' for item in found}
-
-
 @cache
 def public() -> dict[str, int]:
-    "Every public name of the package, members of classes too, and in how many modules it stands."
+    "Every public name of the package, and in how many modules it stands."
     count: dict[str, int] = {}
     for path in (ROOT / 'regpre_nb').rglob('*.py'):
         tree = ast.parse(path.read_text(encoding='utf-8'))
         lists = [node.value for node in tree.body if isinstance(node, ast.Assign)
                  and getattr(node.targets[0], 'id', '') == '__all__']
         names = {item for each in lists for item in ast.literal_eval(each)}
-        for node in tree.body:
-            if isinstance(node, ast.ClassDef) and node.name in names: names |= members(node)
         for item in names: count[item] = count.get(item, 0) + 1
     return count
 
 
 @pytest.mark.parametrize('path', NAMING, ids=name)
 def test_names_exist(path):
-    "A code span that looks like a name is one public definition, a profile or a cohort."
+    "A code span that looks like a name, with or without (), is one public definition, a profile or a cohort."
     text, known = path.read_text(encoding='utf-8'), public()
-    spans = {span for span in re.findall(r'`([^`\n]+)`', text) if re.fullmatch(r'[A-Za-z_]\w*(\.\w+)?', span)}
+    spans = set(re.findall(r'`([A-Za-z_]\w*)(?:\(\))?`', text))
     assert len(spans) > 30
     others = {*PROFILES, *cohort_names(), 'released'}
     assert not [span for span in sorted(spans - others) if known.get(span) != 1]

@@ -407,7 +407,7 @@ def headline(root: str | Path,  # the project's folder
         asked = claims[claims['row'] == row]
         if asked.empty: continue
         paper = asked.loc[asked['paper'] != '', 'paper'].mode()
-        rows.append({'the paper says': row, 'in the paper': ''.join(paper[:1]),
+        rows.append({'the paper says': '<br>'.join([row, *(f'({place})' for place in paper[:1])]),
                      'found here': '<br>'.join(_told(asked))})
     words = [f'* **{kind}:** {"; ".join(named)}.' for kind, named in _sorted_by_verdict(claims).items() if named]
     return '\n'.join([*words, '', markdown_table(pd.DataFrame(rows), markup=True)])
