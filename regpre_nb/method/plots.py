@@ -375,12 +375,12 @@ def over_seeds(curves: pd.Series | Sequence[pd.Series],  # values by step, of on
 
 def draw_curves(ax: 'Axes',      # where
                 curves: Curves,  # values by step
-                numbers: Mapping[str, int] | None = None,  # label -> its number for `look`; None: as they come
+                looks: Mapping[str, dict[str, Any]] | None = None,  # label -> how to draw it; None: by `look`
                 marker: bool = False,  # whether points are marked
                ) -> None:
     "Draw the mean over seeds as a line and their range as a band."
     for place, (label, seeds) in enumerate(curves.items()):
-        how, found = look((numbers or {}).get(label, place), marker), over_seeds(seeds)
+        how, found = looks[label] if looks else look(place, marker), over_seeds(seeds)
         if not isinstance(seeds, pd.Series) and len(seeds) > 1:
             ax.fill_between(found.index, found['low'], found['high'], color=how['color'], alpha=0.18, linewidth=0)
         ax.plot(found.index, found['mean'], label=label, **how)
@@ -394,11 +394,12 @@ def plot_curves(panels: Mapping[str, Curves],  # what is drawn, with its unit ->
     import matplotlib.pyplot as plt
     labels = list(dict.fromkeys(label for curves in panels.values() for label in curves))
     if not labels: raise ValueError('plots: there are no curves to draw')
+    looks = {label: look(number, marker) for number, label in enumerate(labels)}
     with style():
         figure, axes = plt.subplots(1, len(panels), figsize=(3.6*len(panels), 2.7), squeeze=False)
         plt.close(figure)
         for ax, (what, curves) in zip(axes[0], panels.items()):
-            draw_curves(ax, curves, {label: number for number, label in enumerate(labels)}, marker)
+            draw_curves(ax, curves, looks)
             ax.set(xlabel=along, ylabel=what)
         lines = {line.get_label(): line for ax in axes[0] for line in ax.get_lines()}
         if len(labels) > 1: figure.legend(lines.values(), lines, loc='outside upper center', ncols=min(4, len(lines)))
