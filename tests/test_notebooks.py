@@ -182,6 +182,17 @@ def public(path) -> list[tuple[str, ast.AST]]:
     return found
 
 
+LONGEST = 40  # lines of a cell that is exported, without its directives
+
+
+@pytest.mark.parametrize('path', LIBRARY, ids=name)
+def test_short_cells(path):
+    "What a page exports is told in pieces that can be seen at once."
+    exported = [source(cell).splitlines() for cell in cells(path) if re.match(r'#\|\s*export', source(cell))]
+    lengths = [(sum(not line.startswith('#|') for line in lines), lines[1]) for lines in exported]
+    assert not [cell for cell in lengths if cell[0] > LONGEST]
+
+
 def unannotated(function: ast.AST) -> list[str]:
     "The parameters of a function that have no annotation (self and cls need none)."
     if not isinstance(function, ast.FunctionDef): return []

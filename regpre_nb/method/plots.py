@@ -39,7 +39,7 @@ STYLE = {
     'grid.color': '0.9', 'grid.linewidth': 0.6, 'lines.linewidth': 1.6, 'lines.markersize': 5,
     'image.cmap': 'gray', 'image.origin': 'lower'}
 
-
+# %% ../../nbs/method/00a_plots.ipynb #adc864b3
 def look(number: int,          # 0 for the first line, method or structure
          marker: bool = False,  # whether points are marked
         ) -> dict[str, Any]:   # colour, line style and marker for `Axes.plot`

@@ -61,7 +61,7 @@ def _cost(frame):
             'peak_mb': frame['peak_mb'].max(), 'pairs': len(frame),
             'failed': int(frame['failure'].fillna('').ne('').sum()), 'versions': versions}
 
-
+# %% ../../nbs/paper/46_comparison.ipynb #cba67e44
 def cost_table(costs: Mapping[str, pd.DataFrame],  # label -> from `pair_costs`
               ) -> pd.DataFrame:  # index label; seconds (of CPU, median), device, device_seconds, peak_mb, ...
     "What a pair cost with each method."
@@ -158,7 +158,7 @@ def _boxes(ax: Axes, long: pd.DataFrame, order: Sequence[str], labels: Sequence[
                    whiskerprops={'color': how['edgecolor']}, capprops={'color': how['edgecolor']},
                    flierprops={'marker': '.', 'markersize': 2, 'markeredgecolor': how['edgecolor']})
 
-
+# %% ../../nbs/paper/46_comparison.ipynb #8d12cc97
 @style()
 def box_figure(scores: Scores,  # label -> columns of per_subject.csv
                groups: Mapping[str, Sequence[str]] | None = None,  # structures averaged first

@@ -253,7 +253,7 @@ def hours_of_runs(folder: str | Path,  # results/<profile>-<data>
     seconds = {key: run['seconds'] for study in studies.values() for key, run in study['runs'].items()}
     return sum(seconds.values()) / 3600
 
-
+# %% ../../nbs/paper/47_front.ipynb #8542fe2c
 def overview(root: str | Path,  # the project's folder
             ) -> str:           # Markdown; links are relative to nbs/
     "A table of all results: verdicts and time."

@@ -246,7 +246,7 @@ def beside_paper(text: pd.DataFrame,          # from `readable`
         return f'{mean:.3f} ± {sd:.3f}'
     return text.assign(**{'paper: Dice on IXI': [shown(method) for method in text['method']]})
 
-
+# %% ../../nbs/paper/43_tables.ipynb #082f2657
 def caption(cohort: Cohort,  # what was registered
             profile: str,    # a key of `PROFILES`
             seed: int,       # of the runs, the first one
@@ -344,7 +344,7 @@ def save_table(table: pd.DataFrame,  # numbers, for the CSV
     with replacing(folder / 'tables' / f'{name}.md') as path:
         path.write_text(f'{caption}\n\n{markdown_table(text)}\n', encoding='utf-8')
 
-
+# %% ../../nbs/paper/43_tables.ipynb #145e75f2
 def save_score_tables(scores: dict[str, pd.DataFrame],  # label -> columns of per_subject.csv, the same pairs in each
                       reference: dict[str, str],        # label -> label it is tested against
                       cohort: Cohort,                   # gives sets of pairs and groups of structures
@@ -370,7 +370,7 @@ def save_score_tables(scores: dict[str, pd.DataFrame],  # label -> columns of pe
         shown.append((whole, text))
     return shown
 
-
+# %% ../../nbs/paper/43_tables.ipynb #fed36394
 def save_figure(figure: Figure,  # matplotlib's
                 folder: Path,    # from `results_folder`
                 name: str,       # of the files
@@ -409,7 +409,7 @@ def save_scores(rows: Sequence[Row],
         with replacing(kept) as path: path.write_bytes(text)
         other.unlink(missing_ok=True)
 
-
+# %% ../../nbs/paper/43_tables.ipynb #a62e5e48
 def stored_scores(rows: Sequence[Row],
                   folder: Path,        # from `results_folder`
                   suffix: str = '',    # of the names
