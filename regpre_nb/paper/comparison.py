@@ -108,7 +108,7 @@ def not_run(runs: Mapping[str, Run],  # label -> run of the comparison
             for name, method in others.items() if method.label not in runs]
     if 'SynthMorph-style' not in runs:
         told.append("SynthMorph-style: not run: neurite not found; pip install 'regpre_nb[baselines]'.")
-    return [*told, 'SynthMorph: not run: its official weights are not at hand; `load_official_synthmorph` reads yours.']
+    return [*told, 'SynthMorph: not run: its official weights are missing; `load_official_synthmorph` reads yours.']
 
 # %% ../../nbs/paper/46_comparison.ipynb #9f0bd2b2
 def unfinished(runs: Mapping[str, Run],  # label -> run; all finished
@@ -243,7 +243,7 @@ def comparison_claims(scores: Scores,                # of 5_comparison
         sentence = f'The pretrained network is at least level with {theirs}{stand_in}.'
         place = f'table 4: {ours:.3f} against {other:.3f}'
         if label in scores: add(sentence, place, pretrained, label, MARGINS['Dice'])
-        elif label in absent: found.append(Claim(sentence, place, 'the program is not at hand', 'not testable here'))
+        elif label in absent: found.append(Claim(sentence, place, 'the program is missing', 'not testable here'))
         else: found.append(Claim(sentence, place, f'not run: {label}', NOT_RUN))
     for label in [label for label in ('SyN (ANTs)', 'Greedy') if label in scores]:
         add(f'The pretrained network is at least level with {label}.', 'not in the paper', pretrained, label,

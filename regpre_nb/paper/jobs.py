@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Described', 'Run', 'Workplace', 'contents_of', 'on_data', 'Initial', 'Trained', 'Pretrain', 'OnImages', 'Finetune',
-           'Synth', 'Pairwise', 'run_folder', 'weights_of', 'outdated', 'train', 'train_side_by_side', 'same_step',
-           'Rehearsed', 'rehearse']
+           'Synth', 'Pairwise', 'plot_runs', 'run_folder', 'weights_of', 'outdated', 'train', 'train_side_by_side',
+           'same_step', 'Rehearsed', 'rehearse']
 
 # %% ../../nbs/paper/40_jobs.ipynb #18214c7d
 import hashlib
@@ -14,14 +14,14 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 from weakref import ref
 
 import torch
@@ -35,9 +35,13 @@ from ..learn.finetune import FinetuneSettings, cohort_batches, finetune, load_ne
 from ..learn.pretrain import PretrainSettings, loss_validation, pretrain, random_batches, random_validation
 from ..learn.scoring import evaluate
 from ..learn.training import TrainSettings, default_device, read_log, read_tensors, run_environment
+from ..method.plots import COLOURS, style
 from ..method.settings import InputError, differing, load_additions
 from ..method.swin import SwinEncoder, TransMorphSettings
 from ..method.transmorph import TransMorph
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # %% ../../nbs/paper/40_jobs.ipynb #42f8a4e2
 @dataclass(frozen=True, kw_only=True)
@@ -366,6 +370,48 @@ class Pairwise(Run):
             with suppress(OSError, ValueError): spent.append(json.loads(path.read_text()).get('seconds') or 0.0)
         return len(spent), self.test_pairs or 0, sum(spent)
 
+# %% ../../nbs/paper/40_jobs.ipynb #d0c361da
+def _places(runs):
+    "Column and row of every run, by key: one column to the right of what it starts from, beside the middle of its own."
+    every = {run.key: run for last in runs for run in last.chain}
+    after = {key: [other for other, run in every.items() if run.start and run.start.key == key] for key in every}
+    places = {}
+
+    def put(key, column):
+        rows = [put(other, column + 1) for other in after[key]]
+        lowest = max((row for _, row in places.values()), default=-1.)
+        places[key] = column, sum(rows)/len(rows) if rows else math.floor(lowest) + 1.
+        return places[key][1]
+
+    for key, run in every.items():
+        if not run.start: put(key, 0)
+    return every, places
+
+# %% ../../nbs/paper/40_jobs.ipynb #b41932b4
+def plot_runs(runs: Sequence[Run],  # drawn with what they start from
+             ) -> 'Figure':
+    "Draw runs by name, each to the right of the one that it starts from; colours are kinds."
+    import matplotlib.pyplot as plt
+    every, places = _places(runs)
+    if not every: raise ValueError('plot_runs: there are no runs to draw')
+    kinds = list(dict.fromkeys(type(run).__name__ for run in every.values()))
+    width, height = (1 + max(place[axis] for place in places.values()) for axis in (0, 1))
+    with style():
+        figure, ax = plt.subplots(figsize=(2.6*width, 0.35*height + 0.7))
+        plt.close(figure)
+        for key, run in every.items():
+            column, row = places[key]
+            colour = COLOURS[kinds.index(type(run).__name__) % len(COLOURS)]
+            ax.text(column, row, run.name, va='center', bbox=dict(boxstyle='round', fc='white', ec=colour, lw=1.5))
+            if not run.start: continue
+            ax.annotate('', (column - 0.03, row), (places[run.start.key][0] + 0.62, places[run.start.key][1]),
+                        arrowprops=dict(arrowstyle='->', color='0.4'))
+        for kind, colour in zip(kinds, COLOURS): ax.plot([], [], 's', mfc='white', mec=colour, mew=1.5, label=kind)
+        ax.set(xlim=(-0.1, width), ylim=(height - 0.4, -0.6))
+        ax.set_axis_off()
+        figure.legend(loc='outside lower center', ncols=len(kinds))
+    return figure
+
 # %% ../../nbs/paper/40_jobs.ipynb #2d864001
 def run_folder(run: Run,          # which run
                root: str | Path,  # of the project or any working folder
@@ -511,7 +557,7 @@ def _make(run, folder, root, progress, rank, checked):
 
 # %% ../../nbs/paper/40_jobs.ipynb #b33e50b3
 def _wanting(run, folder, root, progress, rank, checked):
-    "Make what a run starts from and put aside what no longer agrees with it; whether the run is still to be made."
+    "Make what a run starts from and put aside what no longer matches it; whether the run is still to be made."
     done = (folder / 'run.json').exists()
     alone = done and run.leaves and run.start and not weights_of(run.start, root)  # what it started from is gone
     if run.start and not alone:
@@ -609,7 +655,7 @@ def train_side_by_side(runs: list[Run],           # in their order, for instance
                 if ended := worker.ended():
                     states[ended[0].key] = 'failed' if ended[1] else 'done'
                     tell(f'{time.monotonic() - start:6.1f} s  {ended[0].key} {ended[1] or "done"}')
-                    if ended[1]:  # what failed may have spoilt the process, too
+                    if ended[1]:  # what failed may have damaged the process, too
                         worker.process.terminate()
                         worker = crew[place] = _Worker(root, threads)
                 if not worker.run and worker.process.is_alive() and (run := _next_run(waiting, states)):

@@ -263,14 +263,14 @@ def _remark(job):
 
 # %% ../../nbs/use/51_cli.ipynb #ba9a5eed
 def _cohort_or_plan(data):
-    "The cohort; as it is published, where its files are not at hand and its entry knows that."
+    "The cohort; as it is published, where its files are missing and its entry knows that."
     from regpre_nb.data.cohorts import cohort_entry
     from regpre_nb.method.settings import InputError
     entry = cohort_entry(data)
     try: return entry.load(None)
     except InputError:
         if not entry.planned: raise
-        typer.echo(f'{data} is not at hand; these are the runs for it as it is published. The '
+        typer.echo(f'{data} is not here; these are the runs for it as it is published. The '
                    'keys will be others with its files, whose contents are part of them.', err=True)
         return entry.planned()
 
@@ -426,7 +426,7 @@ def _ability(name, what, told):
     raise InputError(f'{name}: {told}; the cohorts for which that can be done are {", ".join(_having(what))}.')
 
 
-def _at_hand(entry):
+def _present(entry):
     "Whether the files of a cohort are found; nothing is made or checked for that."
     from regpre_nb.method.settings import InputError
     try: (entry.find or entry.load)(None)
@@ -436,12 +436,12 @@ def _at_hand(entry):
 # %% ../../nbs/use/51_cli.ipynb #c4d714e7
 @data_app.command('list')
 def list_data() -> None:
-    "Name every cohort, say what it is, and whether its files are at hand."
+    "Name every cohort, say what it is, and whether its files are there."
     from regpre_nb.data.cohorts import cohort_entry, cohort_names
     for name in cohort_names():
         entry = cohort_entry(name)
         told = (entry.load.__doc__ or '').strip().partition('\n')[0]
-        typer.echo(f"{name:14s} {'at hand' if _at_hand(entry) else 'absent':8s} {told}")
+        typer.echo(f"{name:14s} {'present' if _present(entry) else 'absent':8s} {told}")
 
 
 @data_app.command()
@@ -545,7 +545,7 @@ def main() -> None:
     try: app()
     except SystemExit as end:
         if (end.code or 0) not in _SIGNALLED: raise
-        os._exit(end.code)  # whoever asked for the end need not wait until Python has tidied up
+        os._exit(end.code)  # the end need not wait until Python has tidied up
     except Exception as error:
         if not _is_for_users(error): raise
         print(f'regpre: {error}', file=sys.stderr)

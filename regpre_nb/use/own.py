@@ -267,7 +267,7 @@ def finetune_own(folder: Path,                # for model.safetensors, validatio
 
 # %% ../../nbs/use/50g_own.ipynb #5fce07e1
 def _check_first(cohort, folder):
-    "Read every file before training; a folder that was begun for nothing is free again."
+    "Read every file before training; a folder that was begun in vain is free again."
     from regpre_nb.data.cohorts import check
     try: check(cohort)
     except BaseException:
