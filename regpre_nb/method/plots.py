@@ -249,10 +249,10 @@ def plot_pair(moving: Array,               # (X, Y, Z), or with leading axes of 
     largest = max((float(np.abs(one).max()) for one in apart.values()), default=0) or 1.
     with style():
         figure, axes = _figure(len(images) + len(apart), shape, cut, bar=bool(apart))
-        for ax, (title, image) in zip(axes.flat, (images | apart).items()):
-            kind, ends = ('difference', (-largest, largest)) if title in apart else ('image', limits)
+        for ax, (name, image) in zip(axes.flat, (images | apart).items()):
+            kind, ends = ('difference', (-largest, largest)) if name in apart else ('image', limits)
             shown = draw_image(ax, image, kind, cut, ends)
-            ax.set_title(title.replace('-', '−'))
+            ax.set_title(name.replace('-', '−'))
         _outer_labels(axes)
         if title: figure.suptitle(title)
         if apart: figure.colorbar(shown, ax=axes, aspect=15, pad=0.01, label='difference of intensity')

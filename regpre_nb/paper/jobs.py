@@ -397,17 +397,19 @@ def plot_runs(runs: Sequence[Run],  # drawn with what they start from
     kinds = list(dict.fromkeys(type(run).__name__ for run in every.values()))
     width, height = (1 + max(place[axis] for place in places.values()) for axis in (0, 1))
     with style():
-        figure, ax = plt.subplots(figsize=(2.6*width, 0.35*height + 0.7))
+        figure, ax = plt.subplots(figsize=(2.2*width, 0.35*height + 0.7))
         plt.close(figure)
+        boxes = {}
         for key, run in every.items():
             column, row = places[key]
             colour = COLOURS[kinds.index(type(run).__name__) % len(COLOURS)]
-            ax.text(column, row, run.name, va='center', bbox=dict(boxstyle='round', fc='white', ec=colour, lw=1.5))
-            if not run.start: continue
-            ax.annotate('', (column - 0.03, row), (places[run.start.key][0] + 0.62, places[run.start.key][1]),
-                        arrowprops=dict(arrowstyle='->', color='0.4'))
+            boxes[key] = ax.text(column, row, run.name, ha='center', va='center',
+                                 bbox=dict(boxstyle='round', fc='white', ec=colour, lw=1.5)).get_bbox_patch()
+        for key, run in every.items():
+            if run.start: ax.annotate('', places[key], places[run.start.key], zorder=0, arrowprops=dict(
+                arrowstyle='->', color='0.4', patchA=boxes[run.start.key], patchB=boxes[key], shrinkA=1, shrinkB=1))
         for kind, colour in zip(kinds, COLOURS): ax.plot([], [], 's', mfc='white', mec=colour, mew=1.5, label=kind)
-        ax.set(xlim=(-0.1, width), ylim=(height - 0.4, -0.6))
+        ax.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.4, -0.6))
         ax.set_axis_off()
         figure.legend(loc='outside lower center', ncols=len(kinds))
     return figure
