@@ -52,10 +52,13 @@ def look(number: int,          # 0 for the first line, method or structure
 def style() -> Iterator[None]:
     "The look of all figures, within a `with`."
     from cycler import cycler
-    from matplotlib import rc_context
+    from matplotlib import interactive, is_interactive, rc_context
     looks = [look(number) for number in range(len(COLOURS)*len(LINES))]
     cycle = cycler(color=[one['color'] for one in looks], linestyle=[one['linestyle'] for one in looks])
-    with rc_context({**STYLE, 'axes.prop_cycle': cycle}): yield
+    with rc_context({**STYLE, 'axes.prop_cycle': cycle}):
+        yield
+        shown = is_interactive()
+    interactive(shown)  # the first figure of a notebook turns this on, for all that follow
 
 # %% ../../nbs/method/00a_plots.ipynb #0f7f8916
 Array = np.ndarray | torch.Tensor
