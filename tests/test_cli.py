@@ -59,7 +59,7 @@ def test_runs():
 
 
 def test_plan():
-    "The paper's runs on IXI can be listed, with their lengths and exact settings, before IXI is at hand."
+    "The paper's runs on IXI can be listed, with their lengths and exact settings, before IXI is there."
     done = regpre('runs', '--profile', 'paper', '--data', 'ixi')
     assert done.returncode == 0 and 'GPU hours' in done.stderr, done.stderr
     listed = {line.split()[0].rsplit('-', 1)[0]: line for line in done.stdout.splitlines()}
@@ -67,7 +67,7 @@ def test_plan():
     assert '100750 steps' in listed['sd-kl-100'] and '403 images' in listed['sd-kl-100']
     assert '242 images' in listed['baseline-60'] and '20 images' in listed['baseline-5']
     assert not [line for line in done.stdout.splitlines() if ' 0.0 h ' in line and ' 0 steps' not in line]
-    assert 'other' in done.stderr and 'contents' in done.stderr  # keys with the files at hand
+    assert 'other' in done.stderr and 'contents' in done.stderr  # keys with the files there
     settings = regpre('runs', '--profile', 'paper', '--data', 'ixi', '--json').stdout.splitlines()
     assert [json.loads(line)['name'] for line in settings] == list(listed)
     assert {json.loads(line)['task']['shape'][2] for line in settings if '"pretrain-' in line.split(',')[0]} == {224}
@@ -126,13 +126,13 @@ def test_train_on_a_manifest(tmp_path):
 
 
 def test_data_list(tmp_path):
-    "Each cohort in one line: its name, whether its files are at hand, what it is; nothing is made for that."
+    "Each cohort in one line: its name, whether its files are there, what it is; nothing is made for that."
     hippocampus_like(tmp_path)
     done = regpre('data', 'list', REGPRE_DATA=tmp_path, REGPRE_CACHE=tmp_path / 'cache')
     assert (done.returncode, done.stderr) == (0, '')
     lines = {line.split()[0]: line for line in done.stdout.splitlines()}
     assert tuple(lines) == cohort_names()
-    here = {name for name, line in lines.items() if ' at hand ' in line}
+    here = {name for name, line in lines.items() if ' present ' in line}
     assert here == {'template', 'hippocampus', 'lung_phantom'} and 'Real MR crops' in lines['hippocampus']
     assert not (tmp_path / 'cache').exists()
 

@@ -63,7 +63,7 @@ def shells_of(read, made_from):
 
 
 def planned_shells():
-    "The cohort where its files are not at hand."
+    "The cohort where its files are missing."
     return shells_of(None, lambda case: ('as published',))
 
 
@@ -133,7 +133,7 @@ def test_by_installing_it(package, tmp_path):
         return call(told, package, *map(str, arguments), variables=environment(REGPRE_DATA=data))
 
     absent = regpre('runs', '--profile', 'smoke', '--data', 'shells')
-    assert absent.returncode == 0 and 'shells is not at hand' in absent.stderr, absent.stderr
+    assert absent.returncode == 0 and 'shells is not here' in absent.stderr, absent.stderr
     rehearsed = regpre('dry-run', '--profile', 'smoke', '--data', 'shells')  # with what is made up for it
     assert rehearsed.returncode == 0 and 'Every run can be built' in rehearsed.stdout, rehearsed.stderr
     call(made_up, package, tmp_path)
@@ -141,7 +141,7 @@ def test_by_installing_it(package, tmp_path):
     assert (done.returncode, done.stdout) == (0, f"{data / 'shells_nifti'}: written\n"), done.stderr
     listed = regpre('data', 'list').stdout.splitlines()
     assert [line for line in listed if line.startswith('shells')] == [
-        f'{"shells":14s} at hand  Cores in shells of two labels.']
+        f'{"shells":14s} present  Cores in shells of two labels.']
     checked = regpre('data', 'check', 'shells')
     assert checked.returncode == 0 and '8 of 8 shells\nCohort shells: cores in shells' in checked.stdout, checked.stderr
     here = regpre('runs', '--profile', 'smoke', '--data', 'shells')

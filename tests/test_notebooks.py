@@ -71,6 +71,17 @@ def test_parameters(path):
     assert not [cell for cell in cells(path) if re.search(r'^#\|\s*(default_exp|export)', source(cell), re.M)]
 
 
+@pytest.mark.parametrize('path', STUDIES, ids=name)
+def test_study_outputs(path):
+    "A study page shows the tables and figures of a run, and which, and is light enough for a forge to draw."
+    outputs = [output for cell in cells(path) for output in cell['outputs']]
+    printed = [''.join(output['text']) for output in outputs if output['output_type'] == 'stream']
+    assert any(text.startswith(f"{path.stem}: {{'profile': ") for text in printed), 'run tools/study_outputs.py'
+    shown = {kind for output in outputs for kind in output.get('data', {})}
+    assert shown & {'image/png', 'text/html', 'text/markdown'}
+    assert path.stat().st_size <= 300_000
+
+
 def test_no_parameters_elsewhere():
     "The tag is for the studies, and for the tour."
     assert not [name(path) for path in ALL if path not in STUDIES and path.stem != 'tour'
@@ -179,6 +190,17 @@ def public(path) -> list[tuple[str, ast.AST]]:
         if isinstance(node, ast.ClassDef):
             found += [(f'{node.name}.{item.name}', item) for item in node.body if isinstance(item, ast.FunctionDef)]
     return found
+
+
+LONGEST = 40  # lines of a cell that is exported, without its directives
+
+
+@pytest.mark.parametrize('path', LIBRARY, ids=name)
+def test_short_cells(path):
+    "What a page exports is told in pieces that can be seen at once."
+    exported = [source(cell).splitlines() for cell in cells(path) if re.match(r'#\|\s*export', source(cell))]
+    lengths = [(sum(not line.startswith('#|') for line in lines), lines[1]) for lines in exported]
+    assert not [cell for cell in lengths if cell[0] > LONGEST]
 
 
 def unannotated(function: ast.AST) -> list[str]:

@@ -98,7 +98,7 @@ def _method(name):
         raise InputError(f"{name}: no such method; choose one of {', '.join(METHODS)}, or add yours with add_method.")
     return METHODS[name]
 
-
+# %% ../../nbs/compare/31_methods.ipynb #8fb1a664
 def _version(package):
     "The installed version; None if it is not installed."
     with suppress(metadata.PackageNotFoundError):
@@ -527,7 +527,7 @@ class Registered:
     versions: dict[str, str | None] | None = None  # package -> version; of our own methods also the device
     failure: str | None = None  # one sentence; never of our own methods, whose failure is an error
 
-
+# %% ../../nbs/compare/31_methods.ipynb #9681a7d3
 def register_pair(
     method: str,  # one of `METHODS`
     moving: np.ndarray | torch.Tensor,  # (X, Y, Z) or (1, 1, X, Y, Z), in [0, 1]

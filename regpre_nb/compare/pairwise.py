@@ -153,7 +153,7 @@ POOL = 40  # training pairs, at most, that are scored as they are
 
 
 def _pool(cohort: Cohort, seed: int) -> list[tuple[str, str]]:
-    "Training pairs in an order by chance; any two cases where nothing says what is registered to what."
+    "Training pairs in random order; any two cases where nothing says what is registered to what."
     pairs = cohort.train_pairs
     if not (cohort.atlas or cohort.partners): pairs = tuple(permutations(cohort.train, 2)) or pairs
     return [pairs[i] for i in np.random.default_rng(seed).permutation(len(pairs))[:POOL]]
@@ -163,7 +163,7 @@ def choosing_pairs(cohort: Cohort,  # its training pairs
                    count: int,      # how many of them, as far as there are so many
                    seed: int = 0,   # of the draw
                   ) -> pd.DataFrame:  # columns moving, fixed, score (before registration), why ('far' or 'chance')
-    "The training pairs that choose settings: half of them the farthest of a pool, half of them by chance."
+    "The training pairs that choose settings: half of them the farthest of a pool, half of them at random."
     pool, still = _pool(cohort, seed), torch.zeros(1, 3, *cohort.shape)
     table = pd.DataFrame(pool, columns=['moving', 'fixed'])
     table['score'] = [mean_score(score_pair(still, cohort, *pair)) for pair in pool]

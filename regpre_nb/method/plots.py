@@ -39,7 +39,7 @@ STYLE = {
     'grid.color': '0.9', 'grid.linewidth': 0.6, 'lines.linewidth': 1.6, 'lines.markersize': 5,
     'image.cmap': 'gray', 'image.origin': 'lower'}
 
-
+# %% ../../nbs/method/00a_plots.ipynb #adc864b3
 def look(number: int,          # 0 for the first line, method or structure
          marker: bool = False,  # whether points are marked
         ) -> dict[str, Any]:   # colour, line style and marker for `Axes.plot`
@@ -182,14 +182,14 @@ def draw_outlines(ax: 'Axes',            # where the image is drawn
 
 # %% ../../nbs/method/00a_plots.ipynb #e7eb40e7
 def _figure(panels: int, shape: tuple[int, int, int], cut: Cut, columns: int | None = None, bar: bool = False,
-            width: float = 1.9) -> 'tuple[Figure, np.ndarray]':
+            width: float = 1.9, share: bool = True) -> 'tuple[Figure, np.ndarray]':
     "A figure with equal panels for slices of a volume, and their axes."
     import matplotlib.pyplot as plt
     columns = min(panels, columns or 6)
     rows, (across, up) = -(-panels//columns), (np.ptp(edges) for edges in np.reshape(
         _edges(cut.places(shape), cut), (2, 2)))
     size = width*columns + 0.4 + 0.7*bar, rows*(width*up/across + 0.55)
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharex=True, sharey=True)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharex=share, sharey=share)
     plt.close(figure)  # else a notebook shows it twice
     for ax in axes.flat[panels:]: ax.set_axis_off()
     return figure, axes
@@ -221,11 +221,12 @@ def plot_images(images: Array | Mapping[str, Array],  # title -> (X, Y, Z), or w
                 limits: tuple[float, float] | None = None,  # of intensities; None: of each image its own
                 columns: int | None = None,  # None: up to six
                ) -> 'Figure':
-    "Draw the same slice of some images."
+    "Draw the same slice of some images, which need not have one shape."
     volumes = {title: _volume(image) for title, image in _titled(images, '').items()}
-    shape = _same_shape(volumes)
+    if not volumes: raise ValueError('plots: there are no images to draw')
+    shapes = [volume.shape for volume in volumes.values()]
     with style():
-        figure, axes = _figure(len(volumes), shape, cut, columns)
+        figure, axes = _figure(len(volumes), max(shapes), cut, columns, share=len(set(shapes)) == 1)
         for ax, (title, volume) in zip(axes.flat, volumes.items()):
             kind = kinds.get(title, 'image') if isinstance(kinds, Mapping) else kinds
             draw_image(ax, volume, kind, cut, limits if kind == 'image' else None)
@@ -240,6 +241,7 @@ def plot_pair(moving: Array,               # (X, Y, Z), or with leading axes of 
               cut: Cut = Cut(),            # the slice
               limits: tuple[float, float] | None = None,  # black and white; None: of all images together
               differences: bool = True,    # whether intensities can be compared
+              title: str = '',             # above the figure
              ) -> 'Figure':
     "Draw the images of a pair and where they differ, before and, with the warped image, after registration."
     images = {'moving': _volume(moving), 'fixed': _volume(fixed)}
@@ -251,11 +253,12 @@ def plot_pair(moving: Array,               # (X, Y, Z), or with leading axes of 
     largest = max((float(np.abs(one).max()) for one in apart.values()), default=0) or 1.
     with style():
         figure, axes = _figure(len(images) + len(apart), shape, cut, bar=bool(apart))
-        for ax, (title, image) in zip(axes.flat, (images | apart).items()):
-            kind, ends = ('difference', (-largest, largest)) if title in apart else ('image', limits)
+        for ax, (name, image) in zip(axes.flat, (images | apart).items()):
+            kind, ends = ('difference', (-largest, largest)) if name in apart else ('image', limits)
             shown = draw_image(ax, image, kind, cut, ends)
-            ax.set_title(title.replace('-', '−'))
+            ax.set_title(name.replace('-', '−'))
         _outer_labels(axes)
+        if title: figure.suptitle(title)
         if apart: figure.colorbar(shown, ax=axes, aspect=15, pad=0.01, label='difference of intensity')
     return figure
 
@@ -379,33 +382,36 @@ def over_seeds(curves: pd.Series | Sequence[pd.Series],  # values by step, of on
 
 def draw_curves(ax: 'Axes',      # where
                 curves: Curves,  # values by step
-                numbers: Mapping[str, int] | None = None,  # label -> its number for `look`; None: as they come
+                looks: Mapping[str, dict[str, Any]] | None = None,  # label -> how to draw it; None: by `look`
                 marker: bool = False,  # whether points are marked
                ) -> None:
     "Draw the mean over seeds as a line and their range as a band."
     for place, (label, seeds) in enumerate(curves.items()):
-        how, found = look((numbers or {}).get(label, place), marker), over_seeds(seeds)
+        how, found = looks[label] if looks else look(place, marker), over_seeds(seeds)
         if not isinstance(seeds, pd.Series) and len(seeds) > 1:
             ax.fill_between(found.index, found['low'], found['high'], color=how['color'], alpha=0.18, linewidth=0)
         ax.plot(found.index, found['mean'], label=label, **how)
 
-
+# %% ../../nbs/method/00a_plots.ipynb #8b773348
 def plot_curves(panels: Mapping[str, Curves],  # what is drawn, with its unit -> its curves
                 along: str = 'step',           # what the curves run along, with its unit
                 marker: bool = False,          # whether points are marked
+               title: str = '',               # above the figure
                ) -> 'Figure':
     "Draw curves side by side, each label in the same look everywhere."
     import matplotlib.pyplot as plt
     labels = list(dict.fromkeys(label for curves in panels.values() for label in curves))
     if not labels: raise ValueError('plots: there are no curves to draw')
+    looks = {label: look(number, marker) for number, label in enumerate(labels)}
     with style():
         figure, axes = plt.subplots(1, len(panels), figsize=(3.6*len(panels), 2.7), squeeze=False)
         plt.close(figure)
         for ax, (what, curves) in zip(axes[0], panels.items()):
-            draw_curves(ax, curves, {label: number for number, label in enumerate(labels)}, marker)
+            draw_curves(ax, curves, looks)
             ax.set(xlabel=along, ylabel=what)
         lines = {line.get_label(): line for ax in axes[0] for line in ax.get_lines()}
-        if len(labels) > 1: figure.legend(lines.values(), lines, loc='outside upper center', ncols=min(4, len(lines)))
+        if len(labels) > 1: figure.legend(lines.values(), lines, loc='outside lower center', ncols=min(4, len(lines)))
+        if title: figure.suptitle(title)
     return figure
 
 # %% ../../nbs/method/00a_plots.ipynb #a0b11804
@@ -442,5 +448,5 @@ def plot_structures(scores: Mapping[str, pd.DataFrame],  # label -> columns mean
         ax.set_yticks(range(len(names)), names)
         ax.set(ylim=(len(names) - 0.5, -0.5), xlabel=unit)
         ax.grid(False, axis='y')
-        if len(scores) > 1: figure.legend(loc='outside upper center', ncols=min(4, len(scores)))
+        if len(scores) > 1: figure.legend(loc='outside lower center', ncols=min(4, len(scores)))
     return figure

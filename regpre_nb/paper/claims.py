@@ -19,8 +19,9 @@ from scipy import stats
 
 from ..compare.statistics import Estimate, differences, estimate, holm, per_pair
 from ..data.files import replacing
+from ..method.plots import smoothed
 from .studies import Share, share_label
-from .tables import made_from, markdown_table, published, smoothed
+from .tables import made_from, markdown_table, published
 
 # %% ../../nbs/paper/44_claims.ipynb #46884604
 MARGINS = {'Dice': 0.005, 'mm': 0.25}  # losses that a match may have
@@ -52,7 +53,7 @@ def matches(found: Estimate,  # of what should be as good with the other
     if found.low > -margin: return 'reproduced'
     return 'not reproduced' if found.high < -margin else 'undecided'
 
-
+# %% ../../nbs/paper/44_claims.ipynb #0fcc88e3
 def judged(claims: Sequence[Claim],  # of one page
           ) -> list[Claim]:          # each with its verdict
     "Decide all claims of a page; Holm's correction covers its gains."
@@ -168,7 +169,7 @@ def fraction_claims(rows: Sequence[Share],      # of 3_data_fraction
     found.append(_more_when_few(scores, values, smallest, seed))
     return found
 
-
+# %% ../../nbs/paper/44_claims.ipynb #c5fa2382
 def _percent(fraction):
     "'10 %'"
     return f'{100 * fraction:g} %'
@@ -226,7 +227,7 @@ def speed_claim(pretrained: Sequence[pd.DataFrame],  # validation.jsonl of a pre
     sentence = 'A pretrained network learns faster.'
     if not pretrained or not baseline:
         return Claim(sentence, 'figure 5', 'not run with and without pretraining', NOT_RUN)
-    goals = [smoothed(curve['dice'], 3)[-1] for curve in baseline]
+    goals = [smoothed(curve['dice'], 3).iloc[-1] for curve in baseline]
     steps = [[first_reached(curve, goal) for curve, goal in zip(curves, goals)] for curves in (pretrained, baseline)]
     ratios = np.divide(*steps)
     count = len(ratios)

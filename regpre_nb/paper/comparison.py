@@ -16,7 +16,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from ..compare.methods import METHODS, missing
@@ -25,6 +26,7 @@ from ..compare.statistics import Estimate, dice_table, pair_values
 from ..data.cohorts import Cohort
 from ..data.files import read_table
 from ..learn.training import read_log
+from ..method.plots import COLOURS, look, style
 from .claims import MARGINS, NOT_RUN, UNFINISHED, Claim, Scores, difference_claim, still_rising
 from .jobs import Pairwise, Run, Synth, run_folder
 from .tables import plain_text, published
@@ -59,7 +61,7 @@ def _cost(frame):
             'peak_mb': frame['peak_mb'].max(), 'pairs': len(frame),
             'failed': int(frame['failure'].fillna('').ne('').sum()), 'versions': versions}
 
-
+# %% ../../nbs/paper/46_comparison.ipynb #cba67e44
 def cost_table(costs: Mapping[str, pd.DataFrame],  # label -> from `pair_costs`
               ) -> pd.DataFrame:  # index label; seconds (of CPU, median), device, device_seconds, peak_mb, ...
     "What a pair cost with each method."
@@ -106,7 +108,7 @@ def not_run(runs: Mapping[str, Run],  # label -> run of the comparison
             for name, method in others.items() if method.label not in runs]
     if 'SynthMorph-style' not in runs:
         told.append("SynthMorph-style: not run: neurite not found; pip install 'regpre_nb[baselines]'.")
-    return [*told, 'SynthMorph: not run: its official weights are not at hand; `load_official_synthmorph` reads yours.']
+    return [*told, 'SynthMorph: not run: its official weights are missing; `load_official_synthmorph` reads yours.']
 
 # %% ../../nbs/paper/46_comparison.ipynb #9f0bd2b2
 def unfinished(runs: Mapping[str, Run],  # label -> run; all finished
@@ -138,6 +140,26 @@ def _values(frame, groups):
     return dice_table(frame, groups).melt(var_name='what', value_name='value')
 
 
+def _box_looks(methods: int) -> list[dict]:
+    "How to fill the boxes of each method: pale in its colour, striped where the colours come a second time."
+    return [dict(facecolor=to_rgba(COLOURS[n % len(COLOURS)], 0.5), edgecolor=COLOURS[n % len(COLOURS)],
+                 hatch='' if n < len(COLOURS) else '/////') for n in range(methods)]
+
+
+def _boxes(ax: Axes, long: pd.DataFrame, order: Sequence[str], labels: Sequence[str]) -> None:
+    "The boxes of each method beside each other, for each of `order`."
+    width = 0.85/len(labels)
+    for number, (label, how) in enumerate(zip(labels, _box_looks(len(labels)))):
+        own = long[long['method'] == label].groupby('what')['value']
+        places = [place for place, what in enumerate(order) if what in own.groups]
+        ax.boxplot([own.get_group(order[place]) for place in places], widths=0.8*width, patch_artist=True, label=label,
+                   positions=[place + width*(number - (len(labels) - 1)/2) for place in places], manage_ticks=False,
+                   boxprops=how | {'linewidth': 0.8}, medianprops={'color': 'black', 'linewidth': 1.1},
+                   whiskerprops={'color': how['edgecolor']}, capprops={'color': how['edgecolor']},
+                   flierprops={'marker': '.', 'markersize': 2, 'markeredgecolor': how['edgecolor']})
+
+# %% ../../nbs/paper/46_comparison.ipynb #8d12cc97
+@style()
 def box_figure(scores: Scores,  # label -> columns of per_subject.csv
                groups: Mapping[str, Sequence[str]] | None = None,  # structures averaged first
               ) -> Figure:
@@ -149,15 +171,13 @@ def box_figure(scores: Scores,  # label -> columns of per_subject.csv
     width = max(7., 1.2 + 0.12 * len(order) * (len(scores) + 2))
     fig, ax = plt.subplots(figsize=(width, 4.4))
     for place in range(0, len(order), 2): ax.axvspan(place - 0.5, place + 0.5, color='0.95', zorder=0)
-    sns.boxplot(long, x='what', y='value', hue='method', order=order, hue_order=list(scores), ax=ax, gap=0.15,
-                width=0.85, palette=sns.color_palette('colorblind', len(scores)), linewidth=0.7, fliersize=1.2)
+    _boxes(ax, long, order, list(scores))
     landmarks = 'tre_mm' in next(iter(scores.values()))
-    ax.set(xlabel='', ylabel='error of landmarks (mm)' if landmarks else 'Dice', xlim=(-0.5, len(order) - 0.5))
+    ax.set(ylabel='error of landmarks (mm)' if landmarks else 'Dice (0 to 1)', xlim=(-0.5, len(order) - 0.5))
     ax.set_ylim(*((0, None) if landmarks else (-0.05, 1.05)))
-    ax.set_xticks(range(len(order)), map(plain_text, order))
-    ax.tick_params(axis='x', labelrotation=90 if len(order) > 6 else 0)
-    sns.move_legend(ax, 'lower center', bbox_to_anchor=(0.5, 1.01), ncols=min(len(scores), max(3, int(width / 2.4))),
-                    title=None, frameon=False, fontsize=9)
+    ax.set_xticks(range(len(order)), map(plain_text, order), rotation=90 if len(order) > 6 else 0)
+    ax.grid(False, axis='x')
+    fig.legend(loc='outside upper center', ncols=min(len(scores), max(3, int(width / 2.4))))
     return fig
 
 # %% ../../nbs/paper/46_comparison.ipynb #f0a1b2c4
@@ -183,18 +203,18 @@ def by_start(scores: Scores,  # label -> columns of per_subject.csv, the same pa
     return table.rename_axis('method')
 
 # %% ../../nbs/paper/46_comparison.ipynb #f0a1b2c5
+@style()
 def start_figure(quarters: pd.DataFrame,  # from `by_start`
                  unit: str,               # of the scores
                 ) -> Figure:
     "What each method makes of pairs that start near and far."
     means = quarters.drop(index='pairs')
     fig, ax = plt.subplots(figsize=(8, 4.2))
-    colours = sns.color_palette('colorblind', len(means) - 1)
-    ax.plot(means.loc['Initial'], means.loc['Initial'], 'k:', lw=1, label='Initial')
-    for (label, row), colour, marker in zip(means.drop(index='Initial').iterrows(), colours, 'osD^v<>pPX*h' * 9):
-        ax.plot(means.loc['Initial'], row, marker=marker, lw=1.4, ms=5, color=colour, label=label)
+    ax.plot(means.loc['Initial'], means.loc['Initial'], color='0.5', ls=':', lw=1, label='Initial')
+    for number, (label, row) in enumerate(means.drop(index='Initial').iterrows()):
+        ax.plot(means.loc['Initial'], row, label=label, **look(number, marker=True))
     ax.set(xlabel=f'{unit} before registration, mean of a quarter of the pairs', ylabel=unit)
-    ax.legend(fontsize=9, loc='center left', bbox_to_anchor=(1.01, 0.5), frameon=False)
+    fig.legend(loc='outside right center')
     return fig
 
 # %% ../../nbs/paper/46_comparison.ipynb #49a69c35
@@ -223,7 +243,7 @@ def comparison_claims(scores: Scores,                # of 5_comparison
         sentence = f'The pretrained network is at least level with {theirs}{stand_in}.'
         place = f'table 4: {ours:.3f} against {other:.3f}'
         if label in scores: add(sentence, place, pretrained, label, MARGINS['Dice'])
-        elif label in absent: found.append(Claim(sentence, place, 'the program is not at hand', 'not testable here'))
+        elif label in absent: found.append(Claim(sentence, place, 'the program is missing', 'not testable here'))
         else: found.append(Claim(sentence, place, f'not run: {label}', NOT_RUN))
     for label in [label for label in ('SyN (ANTs)', 'Greedy') if label in scores]:
         add(f'The pretrained network is at least level with {label}.', 'not in the paper', pretrained, label,

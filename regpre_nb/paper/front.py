@@ -256,7 +256,7 @@ def hours_of_runs(folder: str | Path,  # results/<profile>-<data>
     seconds = {key: run['seconds'] for study in studies.values() for key, run in study['runs'].items()}
     return sum(time for key, time in seconds.items() if re.fullmatch(kind, key.rpartition('-')[0])) / 3600
 
-
+# %% ../../nbs/paper/47_front.ipynb #8542fe2c
 def overview(root: str | Path,  # the project's folder
             ) -> str:           # Markdown; links are relative to results/
     "A table of all results: verdicts and time."

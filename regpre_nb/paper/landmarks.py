@@ -178,7 +178,7 @@ def lung_claims(scores: Mapping[str, pd.DataFrame],  # label -> per_subject.csv
                        'reproduced' if worst[0] < 0.005 else 'not reproduced'))
     return found
 
-
+# %% ../../nbs/paper/45_landmarks.ipynb #d54286bd
 def lung_inconsistencies(root: str | Path,  # the project's folder
                         ) -> list[str]:     # sentences
     "What table 5 does not say of itself."

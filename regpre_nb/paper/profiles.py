@@ -55,7 +55,7 @@ def _fractions(cohort, asked=FRACTIONS):
 
 
 def _flips(cohort):
-    "How training pairs are flipped: lungs along one axis by chance (paper, appendix H)."
+    "How training pairs are flipped: lungs along one random axis (paper, appendix H)."
     return FinetuneSettings(flips='one') if cohort.landmarks else FinetuneSettings()
 
 # %% ../../nbs/paper/41_profiles.ipynb #32268db1

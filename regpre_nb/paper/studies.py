@@ -53,7 +53,7 @@ def pretraining_run(profile: str,               # a key of `PROFILES`
                     data=cohort.name, network=p.network, task=changed(p.pretraining, VARIANTS[variant]),
                     training=_shortened(p.pretrain_training, length, seed))
 
-
+# %% ../../nbs/paper/42_studies.ipynb #16c34bd1
 IN_DOMAIN = {  # cohort -> images to pretrain on, fraction to fine-tune with
     'ixi': ('folder', 1.0), 'ixi40': ('labelmaps_2mm', 1.0)}
 
@@ -178,7 +178,7 @@ class Share(Row):
         "Of the training cases, (0, 1]."
         return self.run.fraction
 
-
+# %% ../../nbs/paper/42_studies.ipynb #fae53941
 RowsOf = Callable[[str, Cohort, int], list[Row]]  # profile, cohort, seed -> rows
 
 
@@ -279,7 +279,7 @@ def _optimised(profile, cohort, row=None):
     if row is None: return Row('optimised', 'Optimised from nothing', pairwise_run(profile, cohort, 'instance'))
     return Row(f'{row.key} optimised', f'{row.label}, optimised', pairwise_run(profile, cohort, 'instance', row.run))
 
-
+# %% ../../nbs/paper/42_studies.ipynb #f1141b77
 @study('5_comparison', landmarks=True)
 def comparison(profile: str, cohort: Cohort, seed: int) -> list[Row]:
     "Table 4; beyond it, SyN and Greedy, and instance optimisation from the pretrained network and from nothing."
@@ -367,7 +367,7 @@ def _rows_of(study, profile, cohort, seed):
                          'that lists them.') from error
     return _distinct(study, rows)
 
-
+# %% ../../nbs/paper/42_studies.ipynb #4e9b6803
 def study_rows(study: str,     # a key of `STUDIES`
                profile: str,   # a key of `PROFILES`
                data: str | Cohort,  # a cohort or its name
@@ -383,7 +383,7 @@ def study_rows(study: str,     # a key of `STUDIES`
     load_profile(profile, cohort)
     return _over_seeds(partial(_rows_of, study), profile, cohort, seed)
 
-
+# %% ../../nbs/paper/42_studies.ipynb #ffbd8596
 def study_runs(study: str,     # a key of `STUDIES`
                profile: str,   # a key of `PROFILES`
                data: str | Cohort,  # a cohort or its name

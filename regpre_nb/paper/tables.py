@@ -7,20 +7,21 @@ __all__ = ['ALONE', 'SECOND_SET', 'Metric', 'MANY_ROWS', 'read_per_subject', 'se
            'score_table', 'difference_table', 'between_seeds', 'readable', 'pair_sets', 'on_pairs', 'published',
            'beside_paper', 'caption', 'made_from', 'interval_words', 'explained', 'gpu_hours', 'results_folder',
            'markdown_table', 'shown_table', 'plain_text', 'save_table', 'save_score_tables', 'save_figure',
-           'score_file', 'save_scores', 'stored_scores', 'save_summary', 'smoothed', 'draw_curves', 'execute_study']
+           'score_file', 'save_scores', 'stored_scores', 'save_summary', 'run_curves', 'execute_study']
 
 # %% ../../nbs/paper/43_tables.ipynb #c682ab1e
 import gzip
 import json
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
@@ -38,7 +39,8 @@ from regpre_nb.compare.statistics import (
 from ..data.cohorts import Cohort
 from ..data.files import make_folder, only_process, read_table, replacing, write_json
 from ..learn.scoring import pair_name
-from ..learn.training import run_environment
+from ..learn.training import read_log, run_environment
+from ..method.plots import smoothed
 from ..method.settings import InputError, checked
 from .jobs import Pretrain, Run, run_folder
 from .profiles import load_profile
@@ -244,7 +246,7 @@ def beside_paper(text: pd.DataFrame,          # from `readable`
         return f'{mean:.3f} ± {sd:.3f}'
     return text.assign(**{'paper: Dice on IXI': [shown(method) for method in text['method']]})
 
-
+# %% ../../nbs/paper/43_tables.ipynb #082f2657
 def caption(cohort: Cohort,  # what was registered
             profile: str,    # a key of `PROFILES`
             seed: int,       # of the runs, the first one
@@ -342,7 +344,7 @@ def save_table(table: pd.DataFrame,  # numbers, for the CSV
     with replacing(folder / 'tables' / f'{name}.md') as path:
         path.write_text(f'{caption}\n\n{markdown_table(text)}\n', encoding='utf-8')
 
-
+# %% ../../nbs/paper/43_tables.ipynb #145e75f2
 def save_score_tables(scores: dict[str, pd.DataFrame],  # label -> columns of per_subject.csv, the same pairs in each
                       reference: dict[str, str],        # label -> label it is tested against
                       cohort: Cohort,                   # gives sets of pairs and groups of structures
@@ -368,7 +370,7 @@ def save_score_tables(scores: dict[str, pd.DataFrame],  # label -> columns of pe
         shown.append((whole, text))
     return shown
 
-
+# %% ../../nbs/paper/43_tables.ipynb #fed36394
 def save_figure(figure: Figure,  # matplotlib's
                 folder: Path,    # from `results_folder`
                 name: str,       # of the files
@@ -407,7 +409,7 @@ def save_scores(rows: Sequence[Row],
         with replacing(kept) as path: path.write_bytes(text)
         other.unlink(missing_ok=True)
 
-
+# %% ../../nbs/paper/43_tables.ipynb #a62e5e48
 def stored_scores(rows: Sequence[Row],
                   folder: Path,        # from `results_folder`
                   suffix: str = '',    # of the names
@@ -441,29 +443,30 @@ def save_summary(study: str,            # a key of `STUDIES`
         write_json(path, summary | {study: {'environment': run_environment(), 'runs': kept}})
 
 # %% ../../nbs/paper/43_tables.ipynb #1a09c761
-def smoothed(values: Sequence[float],  # a curve
-             width: int = 5,           # points of the centred mean; shorter at the ends
-            ) -> np.ndarray:
-    "A centred running mean."
-    return pd.Series(values).rolling(width, center=True, min_periods=1).mean().to_numpy()
-
-
-def draw_curves(ax: Axes,           # where
-                curves: Sequence[pd.DataFrame],  # a log or validation for each seed
-                column: str,        # of it
-                width: int,         # for `smoothed`
-                epoch: float = 1.,  # steps
-                **style,            # of the line
-               ) -> pd.Series:      # the mean, by epoch
-    "One curve a seed, thin, and their mean."
-    lines = [pd.Series(smoothed(curve[column], width), curve['step'] / epoch) for curve in curves]
-    if len(lines) > 1:
-        for line in lines: ax.plot(line.index, line, **style | dict(lw=0.6, alpha=0.5, marker='', label='_'))
-    mean = pd.concat(lines, axis=1).mean(axis=1)
-    ax.plot(mean.index, mean, **style)
-    return mean
+def run_curves(runs: Sequence[Run],  # trained: the seeds of a row
+               root: str | Path,     # the project's folder
+               file: str,            # 'log' or 'validation'
+               column: str,          # of it
+               width: int = 1,       # points of the running mean
+               epoch: float = 1.,    # steps of one; 1: the curves run along the steps
+              ) -> list[pd.Series]:  # a curve a seed, by step or epoch
+    "What was written down while some runs were trained, for `draw_curves`."
+    logs = [read_log(run_folder(run, root) / f'{file}.jsonl') for run in runs]
+    return [smoothed(pd.Series(log[column].to_numpy(), log['step'] / epoch), width) for log in logs]
 
 # %% ../../nbs/paper/43_tables.ipynb #2f623515
+@contextmanager
+def _inline_figures():
+    "Let the kernel that is started keep its figures in the notebook, whatever MPLBACKEND says."
+    before = os.environ.get('MPLBACKEND')
+    os.environ['MPLBACKEND'] = 'module://matplotlib_inline.backend_inline'
+    try: yield
+    finally:
+        del os.environ['MPLBACKEND']
+        if before is not None: os.environ['MPLBACKEND'] = before
+
+
+@_inline_figures()
 def _papermill(source, target, asked, study):
     "Execute a notebook; an error in a cell becomes one sentence."
     import papermill

@@ -69,7 +69,7 @@ def _teller():
         return
     with console.status(Text('starting')) as status: yield news, lambda line: status.update(Text(line))
 
-
+# %% ../../nbs/use/51_cli.ipynb #f661926b
 GPU_BYTES = 4 * 2 ** 30, 8_000  # that a run takes on a GPU: at least, and more for each voxel of a batch
 
 
@@ -79,7 +79,7 @@ def _gpu_jobs(plan, free, cores):
     needed = GPU_BYTES[0] + GPU_BYTES[1] * math.prod(plan.cohort.shape) * most
     return max(1, min(free // needed, cores // 2, 8))
 
-
+# %% ../../nbs/use/51_cli.ipynb #7e2f9a88
 def _make_all(plan, cores, gpu_jobs=0):
     "Take back what does not hold, clear what a killed Snakemake left, make what is missing; whether all went well."
     from regpre_nb.data.files import make_folder
@@ -110,7 +110,7 @@ def _start(root, arguments):
     command, environment = _snakemake(*arguments)
     return command, root, environment
 
-
+# %% ../../nbs/use/51_cli.ipynb #d54779d2
 def _stopped(plan, started):
     "Why a reproduction ended early: what failed or fell silent, its last words and its log."
     from regpre_nb.use.life import jobs, known_pace, last_line, study_log
@@ -213,7 +213,7 @@ def reproduce(
         raise
     _show(plan.results, cohort.description)
 
-
+# %% ../../nbs/use/51_cli.ipynb #c2930871
 @app.command()
 def store(
     profile: ProfileOption = 'cpu',
@@ -234,7 +234,7 @@ def store(
     folders = store_runs(plan.runs, root, needed)
     typer.echo(f'{len(folders)} of {len(plan.runs)} runs are stored in {plan.results}/runs')
 
-
+# %% ../../nbs/use/51_cli.ipynb #6e26455f
 @app.command()
 def status(
     profile: ProfileOption = 'cpu',
@@ -263,14 +263,14 @@ def _remark(job):
 
 # %% ../../nbs/use/51_cli.ipynb #ba9a5eed
 def _cohort_or_plan(data):
-    "The cohort; as it is published, where its files are not at hand and its entry knows that."
+    "The cohort; as it is published, where its files are missing and its entry knows that."
     from regpre_nb.data.cohorts import cohort_entry
     from regpre_nb.method.settings import InputError
     entry = cohort_entry(data)
     try: return entry.load(None)
     except InputError:
         if not entry.planned: raise
-        typer.echo(f'{data} is not at hand; these are the runs for it as it is published. The '
+        typer.echo(f'{data} is not here; these are the runs for it as it is published. The '
                    'keys will be others with its files, whose contents are part of them.', err=True)
         return entry.planned()
 
@@ -288,7 +288,7 @@ def _times(profile, found, seed, root):
     minutes = [None if (s := pace.seconds(run)) is None else s / 60 for run in found]
     return minutes, '{:.1f} min', 'about {:.0f} minutes on one core, by what was measured before'
 
-
+# %% ../../nbs/use/51_cli.ipynb #5891269d
 @app.command()
 def runs(
     profile: ProfileOption = 'cpu',
@@ -316,7 +316,7 @@ def runs(
     typer.echo(f'{len(found)} runs, {steps} steps' + f', {total.format(sum(known))}' * bool(known)
                + f'; nothing tells yet how long {unknown} of them take (?)' * bool(unknown), err=True)
 
-
+# %% ../../nbs/use/51_cli.ipynb #5a875e93
 @app.command('dry-run')
 def dry_run(
     profile: ProfileOption = 'paper',
@@ -338,7 +338,7 @@ def dry_run(
             typer.echo(f'{done.run.key:38s} {told}')
     typer.echo('Every run can be built and takes a step.')
 
-
+# %% ../../nbs/use/51_cli.ipynb #ea7b8dda
 @app.command('train')
 def train_one(
     key: Annotated[str, typer.Argument(help='Key of a run, as `regpre runs` lists it.')],
@@ -358,7 +358,7 @@ def train_one(
         raise InputError(f'There is no run {key!r} in profile {profile} on {data}; `regpre runs` lists them.')
     typer.echo(str(train_run(found[key], root)))
 
-
+# %% ../../nbs/use/51_cli.ipynb #578664e2
 @app.command('study')
 def study_page(
     name: Annotated[str, typer.Argument(help='Name of a notebook in nbs/studies, without .ipynb.')],
@@ -384,7 +384,7 @@ def study_page(
         note_study(name, results, mark, time.time() - started, root)
     typer.echo(str(target))
 
-
+# %% ../../nbs/use/51_cli.ipynb #838314d7
 @app.command()
 def tables(
     profile: ProfileOption = 'cpu',
@@ -407,7 +407,6 @@ def tables(
         note_study(name, plan.results, cohort.fingerprint(), time.time() - started, root)
     _show(plan.results, cohort.description)
 
-
 # %% ../../nbs/use/51_cli.ipynb #09de4cad
 NameArgument = Annotated[str, typer.Argument(help='Cohort, as `regpre data list` names them.')]
 KeepOption = Annotated[Path | None, typer.Option('--folder', help='Where to keep data; default: REGPRE_DATA.')]
@@ -427,22 +426,22 @@ def _ability(name, what, told):
     raise InputError(f'{name}: {told}; the cohorts for which that can be done are {", ".join(_having(what))}.')
 
 
-def _at_hand(entry):
+def _present(entry):
     "Whether the files of a cohort are found; nothing is made or checked for that."
     from regpre_nb.method.settings import InputError
     try: (entry.find or entry.load)(None)
     except InputError: return False
     return True
 
-
+# %% ../../nbs/use/51_cli.ipynb #c4d714e7
 @data_app.command('list')
 def list_data() -> None:
-    "Name every cohort, say what it is, and whether its files are at hand."
+    "Name every cohort, say what it is, and whether its files are there."
     from regpre_nb.data.cohorts import cohort_entry, cohort_names
     for name in cohort_names():
         entry = cohort_entry(name)
         told = (entry.load.__doc__ or '').strip().partition('\n')[0]
-        typer.echo(f"{name:14s} {'at hand' if _at_hand(entry) else 'absent':8s} {told}")
+        typer.echo(f"{name:14s} {'present' if _present(entry) else 'absent':8s} {told}")
 
 
 @data_app.command()
@@ -475,7 +474,6 @@ def phantom(
     "Write a breathing phantom in DIR-Lab's file format, to try everything without DIR-Lab's images."
     from regpre_nb.data.phantom import make_phantom
     typer.echo(str(make_phantom(folder, sliding=sliding, seed=seed)))
-
 
 # %% ../../nbs/use/51_cli.ipynb #129e2e9e
 @data_app.command('check')
@@ -547,7 +545,7 @@ def main() -> None:
     try: app()
     except SystemExit as end:
         if (end.code or 0) not in _SIGNALLED: raise
-        os._exit(end.code)  # whoever asked for the end need not wait until Python has tidied up
+        os._exit(end.code)  # the end need not wait until Python has tidied up
     except Exception as error:
         if not _is_for_users(error): raise
         print(f'regpre: {error}', file=sys.stderr)

@@ -272,7 +272,7 @@ def make_plan(profile: str,    # a key of `PROFILES`
     every = {key: run for runs in asked.values() for key, run in runs.items()}
     return Plan(profile, cohort, seed, root, list(every.values()), asked)
 
-
+# %% ../../nbs/use/50_life.ipynb #2534c0db
 def jobs(plan: Plan,
          pace: Pace,       # from `known_pace`
          reasons: dict[str, str] | None = None,  # key of a finished run -> why it does not count
@@ -321,7 +321,7 @@ def _clear_results(results):
     (results / 'README.md').unlink(missing_ok=True)
     return bool(found)
 
-
+# %% ../../nbs/use/50_life.ipynb #975fb964
 def take_back(plan: Plan,
              ) -> Iterator[str]:  # what and why, in sentences
     "Take back the marks of what does not hold for the data and weights of today, so that it is made again."
@@ -390,7 +390,7 @@ def store_runs(runs: Sequence[Run],  # those that are finished are stored
         folders.append(target)
     return folders
 
-
+# %% ../../nbs/use/50_life.ipynb #16a16683
 def restore_runs(runs: Sequence[Run],  # in an order in which they can be trained
                  root: Path,           # the project's folder
                 ) -> list[str]:        # keys of those that were taken

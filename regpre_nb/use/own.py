@@ -83,7 +83,7 @@ def encoder_settings(kind: 'Kind',                  # of the encoder
         raise InputError(f'The settings of this encoder cannot be used ({error}); change them by '
                          '--settings.') from error
 
-
+# %% ../../nbs/use/50g_own.ipynb #2d6f96c4
 def own_encoder(kind: 'Kind',  # what to build
                 settings: Any,  # of its class
                 seed: int,     # of its first weights
@@ -179,7 +179,7 @@ def _own_shape(shape: Sequence[int] | None, like: Path | None, manifest: Path | 
                          f'{MOST_VOXELS:.3g} at most in all; choose another shape.')
     return shape
 
-
+# %% ../../nbs/use/50g_own.ipynb #503b089d
 def random_cohort(shape: tuple[int, int, int],  # voxels
                  ) -> 'Cohort':
     "A cohort without cases, for which settings can be chosen by its shape."
@@ -237,7 +237,7 @@ def _own_network(name: str, weights: Path | None, settings: str, seed: int, coho
         torch.manual_seed(seed)
         return profile, TransMorph(profile.network, encoder)
 
-
+# %% ../../nbs/use/50g_own.ipynb #f86505c8
 def finetune_own(folder: Path,                # for model.safetensors, validation.csv, checkpoints and logs
                  manifest: Path,              # a CSV file, or a folder that holds manifest.csv
                  name: str = '',              # of the encoder; '': that of the weights, or swin
@@ -267,7 +267,7 @@ def finetune_own(folder: Path,                # for model.safetensors, validatio
 
 # %% ../../nbs/use/50g_own.ipynb #5fce07e1
 def _check_first(cohort, folder):
-    "Read every file before training; a folder that was begun for nothing is free again."
+    "Read every file before training; a folder that was begun in vain is free again."
     from regpre_nb.data.cohorts import check
     try: check(cohort)
     except BaseException:

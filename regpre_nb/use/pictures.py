@@ -18,6 +18,7 @@ from PIL import Image
 from scipy import ndimage
 
 from ..data.volumes import Volume
+from ..method.plots import DIVERGING, FOLDED, look, style
 from ..method.settings import InputError
 from .transforms import Warp, jacobian
 
@@ -174,7 +175,7 @@ def difference(fixed: Volume,  # is taken away
 
     def paint(view: View) -> np.ndarray:
         taken, given = (shade(view) for shade in shades)
-        return _bytes(colormaps['RdBu_r'](0.5 + (given - taken)/2)[..., :3])
+        return _bytes(colormaps[DIVERGING](0.5 + (given - taken)/2)[..., :3])
     return paint
 
 # %% ../../nbs/use/50b_pictures.ipynb #b0500034
@@ -232,7 +233,7 @@ def warped_grid(fixed: Volume,    # is drawn below
     return paint
 
 # %% ../../nbs/use/50b_pictures.ipynb #b0500020
-FOLD = np.array([0., 0.8, 0.2])  # red, green, blue of a folded voxel
+FOLD = np.array([int(FOLDED[k:k + 2], 16)/255 for k in (1, 3, 5)])  # red, green, blue of a folded voxel
 
 
 @dataclass(frozen=True)
@@ -260,7 +261,7 @@ class JacobianMap:
                ) -> np.ndarray:            # (..., 3), from 0 to 1
         "Red, green and blue for determinants above 0."
         powers = np.log2(np.maximum(determinants, 2.**-self.limit))
-        return colormaps['RdBu_r'](0.5 + powers/self.limit/2)[..., :3]
+        return colormaps[DIVERGING](0.5 + powers/self.limit/2)[..., :3]
 
     def __call__(self, view: View) -> np.ndarray:
         values = self.determinant(view.plane, view.index)
@@ -282,13 +283,14 @@ def jacobian_map(warp: Warp,  # fixed to moving
 def _frame(ax: 'Axes', picture: np.ndarray, view: View) -> None:
     "A picture with its directions."
     from matplotlib.patheffects import withStroke
-    ax.imshow(picture, interpolation='bilinear')
+    ax.imshow(picture, interpolation='bilinear', origin='upper')
     places = (0.02, 0.5), (0.98, 0.5), (0.5, 0.02), (0.5, 0.98)
     alignments = ('left', 'center'), ('right', 'center'), ('center', 'bottom'), ('center', 'top')
     for letter, (x, y), (ha, va) in zip(view.ends, places, alignments):
-        ax.text(x, y, letter, transform=ax.transAxes, ha=ha, va=va, color='white', fontsize=8,
+        ax.text(x, y, letter, transform=ax.transAxes, ha=ha, va=va, color='white', fontsize=9, weight='bold',
                 path_effects=[withStroke(linewidth=2, foreground='black')])
     ax.set(xticks=[], yticks=[])
+    ax.grid(False)
     ax.spines[:].set_visible(False)
 
 
@@ -299,8 +301,8 @@ def _draw(figure: 'Figure | SubFigure', columns: dict[str, Painter], shown: list
     else: axes = figure.subplots(len(shown), len(columns), squeeze=False, height_ratios=[1/r for r in ratios])
     for view, row in zip(shown, axes):
         for ax, paint in zip(row, columns.values()): _frame(ax, paint(view), view)
-        row[0].set_ylabel(view.plane, fontsize=9)
-    for ax, title in zip(axes[0], columns): ax.set_title(title if len(columns) > 1 else '', fontsize=9)
+        row[0].set_ylabel(view.plane)
+    for ax, title in zip(axes[0], columns): ax.set_title(title if len(columns) > 1 else '')
     return axes
 
 
@@ -311,6 +313,7 @@ def _size(columns: int, shown: list[View], width: float = 2.) -> tuple[float, fl
     return columns*width + 0.4, width*sum(1/ratio for ratio in ratios) + 0.3
 
 # %% ../../nbs/use/50b_pictures.ipynb #b0500024
+@style()
 def plot_panels(columns: dict[str, Painter],  # title -> what is drawn
                 shown: list[View],            # as `views` gives them
                ) -> 'Figure':
@@ -330,27 +333,26 @@ def plot_curve(curve: list[dict],  # scale, step and loss of each step, in order
     losses = {scale: [row['loss'] for row in curve if row['scale'] == scale] for scale in scales}
     start = 0
     for number, (scale, values) in enumerate(losses.items()):
-        name, colour = 'full size' if scale == 1 else f'1/{scale} of the size', 0.75*number/len(losses)
-        ax.plot(range(start, start + len(values)), values, color=colormaps['viridis'](colour), label=name)
+        name = 'full size' if scale == 1 else f'1/{scale} of the size'
+        ax.plot(range(start, start + len(values)), values, label=name, **look(number))
         start += len(values)
-    ax.set_xlabel('step', fontsize=9)
-    ax.set_ylabel('loss', fontsize=9)
-    ax.tick_params(labelsize=8)
-    ax.spines[['top', 'right']].set_visible(False)
-    ax.legend(fontsize=8, frameon=False)
+    ax.set(xlabel='step of the optimisation', ylabel='loss (1)')
+    ax.legend()
 
 # %% ../../nbs/use/50b_pictures.ipynb #b0500029
 def _colour_bar(figure: 'Figure | SubFigure', axes: list, shown: JacobianMap, folded: bool) -> None:
     "The scale of the Jacobian's colours."
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
-    scale = ScalarMappable(Normalize(-shown.limit, shown.limit), 'RdBu_r')
+    scale = ScalarMappable(Normalize(-shown.limit, shown.limit), DIVERGING)
     bar = figure.colorbar(scale, ax=axes, location='right', fraction=0.05, aspect=25, ticks=shown.ticks)
-    bar.ax.set_yticklabels([f'{2**power:.3g}' for power in shown.ticks], fontsize=8)
+    bar.ax.set_yticklabels([f'{2**power:.3g}' for power in shown.ticks])
+    bar.set_label('Jacobian determinant (1)')
     bar.outline.set_visible(False)
-    if folded: bar.ax.set_title('green:\nfolded', fontsize=8)
+    if folded: bar.ax.set_title('yellow:\nfolded', fontsize=8)
 
 
+@style()
 def plot_registration(fixed: Volume,      # the image that stays
                       before: Volume,     # the moving image on its grid, not aligned
                       warped: Volume,     # the moving image on its grid, aligned

@@ -21,6 +21,7 @@ import numpy as np
 import psutil
 import torch
 
+# %% ../../nbs/use/50c_register.ipynb #2f10b563
 from ..data.files import file_fingerprint
 from regpre_nb.data.volumes import (
     Volume,
@@ -87,7 +88,7 @@ def _load(path: Path, role: str) -> Volume:
         if len(image.shape) == 2: return replace(_read(image, role), path=path)
     return load_volume(path)
 
-
+# %% ../../nbs/use/50c_register.ipynb #8869cec8
 def _read(image: Image, role: str) -> Volume:
     "The image, from wherever it comes."
     if isinstance(image, str | Path): return _load(Path(image), role)
@@ -195,7 +196,7 @@ def _device(name: str | None) -> torch.device:
         raise InputError(f'device {name!r}: cannot be used here; leave it out, or give cpu.')
     return torch.device(name)
 
-
+# %% ../../nbs/use/50c_register.ipynb #d23a272a
 def _check_spacing(spacing: float | None, fixed: Volume) -> None:
     "Raise `InputError` for a spacing that leaves too few voxels, or more than anything can hold."
     if spacing is None: return
@@ -308,7 +309,7 @@ def _begin(moving: Volume, grid: Volume, affine: bool, initial: 'np.ndarray | Wa
     elif affine: _begin_with(_affine(image, grid, pair), image, grid, pair, before)
     pair.losses['after'] = pair.loss()
 
-
+# %% ../../nbs/use/50c_register.ipynb #e18d29f9
 def _affine(image: Volume, grid: Volume, pair: _Pair) -> np.ndarray | None:
     "The affine map, or none, and why."
     try: return _align(_on_cubes(image), grid, pair.settings.loss.similarity)
@@ -330,9 +331,27 @@ def _begin_with(along: 'np.ndarray | Warp | None', image: Volume, grid: Volume, 
         pair.notes.append(f'the affine map was left out: its loss {pair.loss():.4f} is not below {before:.4f}.')
         pair.moving = still
 
+# %% ../../nbs/use/50c_register.ipynb #24297a0a
+class _Shown:
+    "How a result looks: as a figure, in one line, as a table in a notebook."
+
+    def plot(self) -> 'Figure':
+        "Before and after, the warped grid, the Jacobian and the loss."
+        return plot_registration(self.fixed, self.before, self.warped, self.warp, self.curve)
+
+    def __repr__(self) -> str:
+        said = ', '.join(f'{name}={value:.4f}' for name, value in self.metrics.items())
+        return f'Registration({said})'
+
+    def _repr_html_(self) -> str:
+        rows = [*((name, f'{value:.4f}') for name, value in self.metrics.items()),
+                *((f'seconds: {name}', f'{value:.2f}') for name, value in self.seconds.items())]
+        cells = ''.join(f'<tr><td>{html.escape(name)}</td><td>{value}</td></tr>' for name, value in rows)
+        return f'<table>{cells}</table>' + ''.join(f'<p>{html.escape(note)}</p>' for note in self.notes)
+
 # %% ../../nbs/use/50c_register.ipynb #e3a1a64f
 @dataclass(frozen=True, eq=False, repr=False)
-class Registration:
+class Registration(_Shown):
     "What registering two images gave."
     warped: Volume                # the moving image on the fixed image's grid
     warp: Warp                    # fixed to moving, on the fixed image's grid, the affine map included
@@ -368,20 +387,6 @@ class Registration:
         check_names(names, [self.fixed.path] if self.fixed.path else [])
         warps = [save_warp(what, path) for what, path in ((self.warp, warp), (self.inverse, inverse)) if path]
         return [save_volume(self.warped, image), *warps]
-
-    def plot(self) -> 'Figure':
-        "Before and after, the warped grid, the Jacobian and the loss."
-        return plot_registration(self.fixed, self.before, self.warped, self.warp, self.curve)
-
-    def __repr__(self) -> str:
-        said = ', '.join(f'{name}={value:.4f}' for name, value in self.metrics.items())
-        return f'Registration({said})'
-
-    def _repr_html_(self) -> str:
-        rows = [*((name, f'{value:.4f}') for name, value in self.metrics.items()),
-                *((f'seconds: {name}', f'{value:.2f}') for name, value in self.seconds.items())]
-        cells = ''.join(f'<tr><td>{html.escape(name)}</td><td>{value}</td></tr>' for name, value in rows)
-        return f'<table>{cells}</table>' + ''.join(f'<p>{html.escape(note)}</p>' for note in self.notes)
 
 # %% ../../nbs/use/50c_register.ipynb #9d098496
 def _ask(network: torch.nn.Module, pair: _Pair, scale: int, bf16: bool) -> torch.Tensor:
