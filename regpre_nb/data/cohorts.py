@@ -42,9 +42,84 @@ from regpre_nb.data.volumes import (
 )
 from ..method.settings import InputError, adding, open_room
 
+# %% ../../nbs/data/12_cohorts.ipynb #a04b87db
+class _Pairs:
+    "Which cases a cohort has, and which of them make pairs."
+
+    def moving_for(self, fixed: str) -> str | None:
+        "The case that is always registered to this one; None where it can be any other."
+        return self.partners[fixed] if self.partners else self.atlas
+
+    @property
+    def validates_on_test(self) -> bool:
+        "Whether a test pair also chooses the network, as in the paper's lung experiment."
+        return not {*self.validation_pairs}.isdisjoint(self.test_pairs)
+
+    @property
+    def train_pairs(self) -> tuple[tuple[str, str], ...]:
+        "Pairs (moving, fixed) of training cases, each case fixed once; any other case moves where there is no choice."
+        following = dict(zip(self.train, (*self.train[1:], *self.train[:1])))
+        return tuple((self.moving_for(case) or following[case], case) for case in self.train)
+
+    @property
+    def cases(self) -> tuple[str, ...]:
+        "Every case of the splits and pairs, sorted, the atlas first."
+        paired = {case for pair in (*self.validation_pairs, *self.test_pairs) for case in pair}
+        named = {*self.train, *self.validation, *paired, *(self.partners or {}).values()} - {self.atlas}
+        return (*([self.atlas] if self.atlas else []), *sorted(named))
+
+
+# %% ../../nbs/data/12_cohorts.ipynb #f04544db
+class _Contents:
+    "What the cases of a cohort hold."
+
+    def image(self, case: str) -> torch.Tensor:
+        "Intensities of a case: float32 in [0, 1], shape (1, X, Y, Z)."
+        return _arrays_of(self, case)[0]
+
+    def labels(self, case: str) -> torch.Tensor:
+        "Label map of a case: integers, shape (1, X, Y, Z)."
+        return _arrays_of(self, case)[1]
+
+    def spacing_of(self, case: str) -> tuple[float, float, float]:
+        "Size of a case's voxels, mm."
+        return (self.spacings or {}).get(case, self.spacing)
+
+
+# %% ../../nbs/data/12_cohorts.ipynb #a780e0fd
+class _Facts:
+    "What a cohort says of itself."
+
+    @property
+    def preparation(self) -> dict[str, Any]:
+        "What was done to the images, to keep beside weights: any other image for the network is prepared so."
+        return {'shape': self.shape, 'spacing': self.spacing,
+                'intensities': dict(zip(('by', 'low', 'high'), self.intensities))}
+
+    @property
+    def from_files(self) -> bool:
+        "Whether any case is read from files that may be wrong."
+        return self.made_from is None or any(isinstance(p, Path) for case in self.cases for p in self.made_from(case))
+
+    def fingerprint(
+        self,
+        cases: Sequence[str] | None = None,  # None: every case; what always moves with them is added
+    ) -> str:  # 16 hexadecimal digits
+        "What cases hold and how the cohort takes them: the same for a copy elsewhere, another after any change."
+        cases = self.cases if cases is None else cases
+        _refuse_unknown_case(self, cases)
+        return _hash_of(self, cases)
+
+    def __repr__(self) -> str:
+        grid, mm = ('x'.join(f'{n:g}' for n in numbers) for numbers in (self.shape, self.spacing))
+        return (f'Cohort {self.name}: {self.description}; {grid} voxels of {mm} mm; {len(self.structures)} structures; '
+                f'{len(self.train)} cases to train, {len(self.validation_pairs)} pairs to validate, '
+                f'{len(self.test_pairs)} to test')
+
+
 # %% ../../nbs/data/12_cohorts.ipynb #4a6f14ac
 @dataclass(frozen=True, eq=False, repr=False)
-class Cohort:
+class Cohort(_Pairs, _Contents, _Facts):
     "Cases on one grid, their structures, splits and pairs."
     name: str  # as in `load_cohort`
     description: str  # a phrase that says what the data are; printed beside every number
@@ -69,65 +144,6 @@ class Cohort:
     intensities: tuple[str, float, float] = ('percentiles', 0.5, 99.5)  # of a file: what becomes 0 and 1, or 'values'
     _kept: dict = field(default_factory=dict, init=False)
 
-    def image(self, case: str) -> torch.Tensor:
-        "Intensities of a case: float32 in [0, 1], shape (1, X, Y, Z)."
-        return _arrays_of(self, case)[0]
-
-    def labels(self, case: str) -> torch.Tensor:
-        "Label map of a case: integers, shape (1, X, Y, Z)."
-        return _arrays_of(self, case)[1]
-
-    def spacing_of(self, case: str) -> tuple[float, float, float]:
-        "Size of a case's voxels, mm."
-        return (self.spacings or {}).get(case, self.spacing)
-
-    def moving_for(self, fixed: str) -> str | None:
-        "The case that is always registered to this one; None where it can be any other."
-        return self.partners[fixed] if self.partners else self.atlas
-
-    @property
-    def validates_on_test(self) -> bool:
-        "Whether a test pair also chooses the network, as in the paper's lung experiment."
-        return not {*self.validation_pairs}.isdisjoint(self.test_pairs)
-
-    @property
-    def train_pairs(self) -> tuple[tuple[str, str], ...]:
-        "Pairs (moving, fixed) of training cases, each case fixed once; any other case moves where there is no choice."
-        following = dict(zip(self.train, (*self.train[1:], *self.train[:1])))
-        return tuple((self.moving_for(case) or following[case], case) for case in self.train)
-
-    @property
-    def cases(self) -> tuple[str, ...]:
-        "Every case of the splits and pairs, sorted, the atlas first."
-        paired = {case for pair in (*self.validation_pairs, *self.test_pairs) for case in pair}
-        named = {*self.train, *self.validation, *paired, *(self.partners or {}).values()} - {self.atlas}
-        return (*([self.atlas] if self.atlas else []), *sorted(named))
-
-    @property
-    def preparation(self) -> dict[str, Any]:
-        "What was done to the images, to keep beside weights: whoever gives a network another image does the same."
-        return {'shape': self.shape, 'spacing': self.spacing,
-                'intensities': dict(zip(('by', 'low', 'high'), self.intensities))}
-
-    def __repr__(self) -> str:
-        grid, mm = ('x'.join(f'{n:g}' for n in numbers) for numbers in (self.shape, self.spacing))
-        return (f'Cohort {self.name}: {self.description}; {grid} voxels of {mm} mm; {len(self.structures)} structures; '
-                f'{len(self.train)} cases to train, {len(self.validation_pairs)} pairs to validate, '
-                f'{len(self.test_pairs)} to test')
-
-    @property
-    def from_files(self) -> bool:
-        "Whether any case is read from files that may be wrong."
-        return self.made_from is None or any(isinstance(p, Path) for case in self.cases for p in self.made_from(case))
-
-    def fingerprint(
-        self,
-        cases: Sequence[str] | None = None,  # None: every case; what always moves with them is added
-    ) -> str:  # 16 hexadecimal digits
-        "What cases hold and how the cohort takes them: the same for a copy elsewhere, another after any change."
-        cases = self.cases if cases is None else cases
-        _refuse_unknown_case(self, cases)
-        return _hash_of(self, cases)
 
 # %% ../../nbs/data/12_cohorts.ipynb #acb2ad57
 def _refuse_unknown_case(cohort: Cohort, cases: Sequence[str]) -> None:
@@ -225,7 +241,7 @@ def _sound_record(folder: Path) -> dict | None:
 def prepared(
     folder: Path,  # in the cache; its name depends on all that the cases are made from
     make: Callable[[], dict[str, object]],  # writes the cases; its record has 'files', as `write_volumes` gives them
-    told: str,  # a line for who waits
+    told: str,  # a line for those who wait
 ) -> dict:  # the record, as in recipe.json
     "Have cases made, unless they are there."
     if record := _sound_record(folder): return record
@@ -320,7 +336,7 @@ def data_folder(
         raise InputError(f'{folder}: no such folder; {remedy}')
     return Path(folder)
 
-# %% ../../nbs/data/12_cohorts.ipynb #f15f9eac
+# %% ../../nbs/data/12_cohorts.ipynb #de6521c6
 def _check_labels(labels: Volume, structures: dict[int, str]) -> None:
     "Raise `InputError` unless a label map holds these structures and no others."
     present = label_counts(labels.data)
@@ -343,6 +359,7 @@ def _check_image(image: Volume, structures: dict[int, str], spacing: tuple[float
                          'correct the header or leave the case out.')
 
 
+# %% ../../nbs/data/12_cohorts.ipynb #f15f9eac
 def read_files(
     case: str,  # its files are named so
     images: Path,  # folder
@@ -453,7 +470,7 @@ class CohortEntry:
     convert: Callable[[Path, Path, bool], Path] | None = None  # source, target, progress -> where it wrote NIfTI
     download: Callable[[Path], Path] | None = None  # data folder -> what was fetched
     make_up: Callable[[Path], object] | None = None  # write made-up files in the cohort's format to a data folder
-    planned: Callable[[], Cohort] | None = None  # as published, to list runs where the files are not at hand
+    planned: Callable[[], Cohort] | None = None  # as published, to list runs where the files are missing
     find: Callable[[str | Path | None], object] | None = None  # raises where files are absent; None: `load` does
     cpu_steps: tuple[int, int] = (500, 300)  # on random pairs, and fine-tuning, in the profile `cpu`
     quick: bool = False  # the profile `cpu` gives an answer in minutes
@@ -493,7 +510,7 @@ def load_cohort(
     "Find a cohort by its name."
     try: cohort = (COHORTS.get(name) or cohort_entry(name)).load(folder)
     except InputError: raise
-    except Exception as error:  # its function may be anybody's
+    except Exception as error:  # its function may come from elsewhere
         raise InputError(f'{name}: this cohort cannot be loaded ({type(error).__name__}: {error}); correct the '
                          'function that adds it.') from error
     if not isinstance(cohort, Cohort) or cohort.name != name:

@@ -467,6 +467,7 @@ def _read_all(
     return images, *({phase: array for phase, array in found.items() if array is not None} for found in (masks, points))
 
 
+# %% ../../nbs/data/18_dirlab.ipynb #a27a4e86
 def _pair_problems(
     info: CaseInfo, masks: Mapping[str, np.ndarray], points: Mapping[str, np.ndarray], distance: float,
 ) -> list[tuple[str, bool]]:

@@ -140,7 +140,7 @@ def file_name(
 @contextmanager
 def only_process(folder: Path,  # is made
                 ) -> Iterator[None]:
-    "Hold the lock of a folder; wait for whoever holds it."
+    "Hold the lock of a folder; wait for the process that holds it."
     lock = FileLock(make_folder(folder) / '.lock')
     try: held = lock.acquire(blocking=False)
     except Timeout:

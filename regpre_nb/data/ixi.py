@@ -471,8 +471,8 @@ def _ixi(description, made_up, shape, train, validation, test, read, made_from):
 
 
 def published_ixi() -> Cohort:  # no case can be read
-    "IXI as it is published, to plan runs where the files are not at hand."
-    def read(case): raise InputError(f'{case}: IXI is not at hand, its runs can only be listed; set REGPRE_DATA.')
+    "IXI as it is published, to plan runs where the files are missing."
+    def read(case): raise InputError(f'{case}: IXI is missing, its runs can only be listed; set REGPRE_DATA.')
 
     train, validation, test = (tuple(f'{part}/{n:03}' for n in range(count)) for part, count in IXI_COUNTS.items())
     return _ixi(REAL_IXI, False, (160, 192, 224), train, validation, test, read, lambda case: ('published',))

@@ -37,15 +37,7 @@ from regpre_nb.data.cohorts import (
 from .files import cache_folder, file_fingerprint
 from .ixi import IXI_GROUPS, IXI_LABELS, IXI_TEST_LABELS
 from .template import random_appearance
-from regpre_nb.data.volumes import (
-    Volume,
-    affine_align,
-    bounding_box,
-    crop_box,
-    load_volume,
-    resample,
-    to_ras,
-)
+from .volumes import Volume, affine_align, bounding_box, crop_box, load_volume, resample, to_ras
 from ..method.metrics import dice_per_label
 from ..method.settings import InputError
 

@@ -221,7 +221,7 @@ class Breath:
         return torch.sin(torch.pi/2*t.clamp(0, 1))**2*torch.exp(-(torch.relu(t - 1)/1.5)**2)
 
     def step(self, points: torch.Tensor) -> torch.Tensor:
-        "c(y), of the chest wall and by chance; (3, ...) mm to (3, ...) mm."
+        "c(y), regular and random; (3, ...) mm to (3, ...) mm."
         middle, front, back = self.wall
         ahead = ((back - points[1])/(back - front)).clamp(0, 1.3)**2
         aside = (points[0] - middle)/(back - front)
@@ -557,7 +557,7 @@ def _chest_home(data: str | Path | None) -> str | Path | None:
 def find_chest(
     data: str | Path | None = None,  # the folder of data; None: that of REGPRE_DATA, if it is set
 ) -> tuple[Callable[[], Anatomy], str]:  # what makes it; what it is
-    "The real chest CT where it is at hand, else the geometric thorax."
+    "The real chest CT where the folder of data holds it, else the geometric thorax."
     if home := _chest_home(data): return partial(chest_ct, home), 'one real CT (Chest Imaging Platform)'
     return geometric_thorax, 'a geometric thorax'
 

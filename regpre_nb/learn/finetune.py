@@ -11,7 +11,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -66,7 +66,7 @@ def transfer_encoder(network: nn.Module,    # receives the weights in its `encod
         raise InputError(f'{path} does not fit this network ({error}); {build}.') from error
 
 # %% ../../nbs/learn/23_finetune.ipynb #c3cba3a1
-Flips = Literal['each', 'one', 'none']  # 'each' axis with probability 1/2, or 'one' that is chosen by chance
+Flips = Literal['each', 'one', 'none']  # 'each' axis with probability 1/2, or 'one' that is drawn at random
 
 
 def _draw(n, generator):
@@ -128,6 +128,71 @@ class _Volumes:
         if self.fit or case == self.cohort.atlas: self.kept[case] = volume
         return volume
 
+# %% ../../nbs/learn/23_finetune.ipynb #998db524
+@dataclass
+class _Choice:
+    "Chooses pairs of a cohort, and makes them; see `cohort_batches`."
+    cohort: Cohort
+    cases: Sequence[str]
+    seed: int
+    flips: str
+    store: bool
+    labels: int
+
+    def choose(self, number, generator):
+        "Moving and fixed case of a pair, axes to flip, structures whose labels it has."
+        epoch, place = divmod(number, len(self.cases))
+        fixed = int(np.random.default_rng([self.seed, epoch]).permutation(len(self.cases))[place])
+        moving = self.cohort.moving_for(self.cases[fixed])
+        if moving is None: moving = self.cases[(fixed + 1 + _draw(len(self.cases) - 1, generator)) % len(self.cases)]
+        axes, structures = _flip_axes(self.flips, generator), _draw_structures(self.cohort, self.labels, generator)
+        return moving, self.cases[fixed], axes, structures
+
+    def make(self, chosen, volume):
+        "The tensors of a pair; `volume` gives the image or the labels of a case, (1, 1, X, Y, Z)."
+        moving, fixed, axes, structures = chosen
+        made = {role: volume('image', case) for role, case in (('moving', moving), ('fixed', fixed))}
+        if self.labels: made |= {f'{role}_labels': _renumbered(volume('labels', case), structures)
+                                 for role, case in (('moving', moving), ('fixed', fixed))}
+        return {role: each.flip(axes) if axes else each for role, each in made.items()}
+
+
+# %% ../../nbs/learn/23_finetune.ipynb #cb7dadab
+@dataclass
+class _Pairs(_Choice):
+    "Pairs by their numbers, on the device of a generator."
+    stores: dict = field(default_factory=dict)  # device -> volumes by kind
+    last: int | None = None  # first number of the step before
+
+    def from_cohort(self, numbers, generator):
+        "Pairs on the CPU."
+        return [self.make(self.choose(number, generator), lambda what, case: getattr(self.cohort, what)(case)[None])
+                for number in numbers]
+
+    def from_store(self, numbers, device):
+        "Pairs on another device; drawn on the CPU, so that the device is not waited for."
+        if device not in self.stores:
+            wanted = ['image', *['labels'] * bool(self.labels)]
+            self.stores[device] = {what: _Volumes(self.cohort, self.cases, device, store=self.store, what=what)
+                                   for what in wanted}
+        here = self.stores[device]
+        chosen = [self.choose(number, step_generator(self.seed, number)) for number in numbers]
+        pairs = [self.make(each, lambda what, case: here[what].get(case)) for each in chosen]
+        further = numbers[0] - self.last if self.last is not None and numbers[0] > self.last else len(numbers)
+        following = [self.choose(number + further, step_generator(self.seed, number + further)) for number in numbers]
+        for volumes in here.values(): volumes.ahead(case for each in following for case in each[:2])
+        self.last = numbers[0]
+        return pairs
+
+    def together(self, numbers, generator):
+        "Pairs of these numbers in one batch."
+        device = generator.device
+        pairs = self.from_cohort(numbers, generator) if device.type == 'cpu' else self.from_store(numbers, device)
+        return pairs[0] if len(pairs) == 1 else {role: torch.cat([each[role] for each in pairs]) for role in pairs[0]}
+
+    def __call__(self, number, generator): return self.together([number], generator)
+
+
 # %% ../../nbs/learn/23_finetune.ipynb #4e7a10d1
 @checked
 def cohort_batches(cohort: Cohort,        # images
@@ -135,46 +200,13 @@ def cohort_batches(cohort: Cohort,        # images
                    seed: int = 0,         # of the order of the cases
                    flips: Flips = 'each', # along which axes both images of a pair are flipped
                    store: bool = True,    # where they do not fit a GPU, keep what was read in the cache folder
-                   labels: int = 0,       # structures, chosen by chance, whose labels a pair has, too
+                   labels: int = 0,       # structures, chosen at random, whose labels a pair has, too
                   ) -> Callable[[int, torch.Generator], dict[str, torch.Tensor]]:
     "Pairs of a cohort, for `fit`: moving and fixed, (pairs, 1, X, Y, Z), on the device of the generator."
     if len(cases) < (1 if cohort.atlas or cohort.partners else 2):
         raise InputError(f'{cohort.name}: {len(cases)} training cases are too few for pairs; use a larger fraction.')
-    stores, last, wanted = {}, [], ['image', *['labels'] * bool(labels)]
+    return _Pairs(cohort, cases, seed, flips, store, labels)
 
-    def choose(number, generator):
-        epoch, place = divmod(number, len(cases))
-        fixed = int(np.random.default_rng([seed, epoch]).permutation(len(cases))[place])
-        moving = cohort.moving_for(cases[fixed]) or cases[(fixed + 1 + _draw(len(cases) - 1, generator)) % len(cases)]
-        return moving, cases[fixed], _flip_axes(flips, generator), _draw_structures(cohort, labels, generator)
-
-    def pair(chosen, volume):
-        moving, fixed, axes, structures = chosen
-        made = {role: volume('image', case) for role, case in (('moving', moving), ('fixed', fixed))}
-        if labels: made |= {f'{role}_labels': _renumbered(volume('labels', case), structures)
-                            for role, case in (('moving', moving), ('fixed', fixed))}
-        return {role: each.flip(axes) if axes else each for role, each in made.items()}
-
-    def together(numbers, generator):
-        device = generator.device
-        if device.type == 'cpu':
-            pairs = [pair(choose(number, generator), lambda what, case: getattr(cohort, what)(case)[None])
-                     for number in numbers]
-        else:  # drawn on the CPU, so that the device is not waited for
-            if device not in stores:
-                stores[device] = {what: _Volumes(cohort, cases, device, store=store, what=what) for what in wanted}
-            here, chosen = stores[device], [choose(number, step_generator(seed, number)) for number in numbers]
-            pairs = [pair(each, lambda what, case: here[what].get(case)) for each in chosen]
-            further = numbers[0] - last[0] if last and numbers[0] > last[0] else len(numbers)
-            following = [choose(number + further, step_generator(seed, number + further)) for number in numbers]
-            for volumes in here.values(): volumes.ahead(case for each in following for case in each[:2])
-            last[:] = numbers[:1]
-        if len(pairs) == 1: return pairs[0]
-        return {role: torch.cat([each[role] for each in pairs]) for role in pairs[0]}
-
-    def make_batch(number, generator): return together([number], generator)
-    make_batch.together = together
-    return make_batch
 
 # %% ../../nbs/learn/23_finetune.ipynb #70ccb959
 @checked
@@ -185,7 +217,7 @@ class FinetuneSettings:
     flips: Flips = 'each'          # see `cohort_batches`
     preset: Preset = 'paper'       # of sampler and correlation
     label_weight: float = 0.0      # of the soft Dice of training labels, which the paper does without
-    label_count: int = 8           # structures that a pair shows of them, chosen by chance
+    label_count: int = 8           # structures that a pair shows of them, drawn at random
 
     def __post_init__(self):
         check_values(self, {'loss': of_type(Loss), 'label_weight': real(0), 'label_count': whole(1)})

@@ -115,11 +115,17 @@ def load_plugin(plugin: str,   # a file such as my_encoders.py, or a module that
                          'name a file my_encoders.py or an installed module.') from error
 
 
+def _taken(path: Path) -> bool:
+    "Whether the name of a file cannot be that of a module, or is that of another one."
+    found = find_spec(path.stem) if path.stem.isidentifier() else None
+    return not path.stem.isidentifier() or found is not None and Path(found.origin or '').resolve() != path
+
+
 def _from_file(path: Path) -> ModuleType:
     "The module of a file; it is called as the file is, so the name must be free."
     path = regular_file(path, 'Python').resolve()
     if (known := sys.modules.get(path.stem)) and str(path) == getattr(known, '__file__', None): return known
-    if known or not path.stem.isidentifier() or find_spec(path.stem):
+    if known or _taken(path):
         raise InputError(f'--plugin {path}: another module is called {path.stem}, or none can be; rename the file.')
     spec = spec_from_file_location(path.stem, path)
     module = sys.modules[path.stem] = module_from_spec(spec)

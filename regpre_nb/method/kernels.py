@@ -17,6 +17,7 @@ from .spatial import interpolate, offer_kernel
 
 # %% ../../nbs/method/09_kernels.ipynb #38af1235
 compile_kernel = njit(cache=True, nogil=True, error_model='numpy')  # a division by 0 is no error, as in PyTorch
+inline_kernel = njit(inline='always', error_model='numpy')  # written into the kernel that calls it: no call is left
 
 
 def _in_parallel(task: Callable, planes: int, voxels: int) -> list:
@@ -114,6 +115,7 @@ def _slopes_of_row(v, g, ux, uy, uz, x, y, last, strides, corner, fx, fy, fz, gx
         gz[z] += g[z] * _inside(uz[z], np.float32(z), last[2]) * (d0 + a * (d1 - d0))
 
 
+# %% ../../nbs/method/09_kernels.ipynb #6862bf82
 @compile_kernel
 def _scatter_row(g, strides, corner, fx, fy, fz, given):
     "Give the upstream gradient g of a row back to the corners that it was read from."
@@ -289,6 +291,7 @@ def _noise_extremes(along, planes, node, low, high, start, stop):
                     largest[k] = max(largest[k], row[k])
 
 
+# %% ../../nbs/method/09_kernels.ipynb #a9755be3
 @compile_kernel
 def _noise_winner(along, planes, node, scale, shift, winner, start, stop):
     "The channel with the largest scaled value at each voxel (X, columns)."
@@ -395,73 +398,89 @@ def deform_labels(labels: torch.Tensor,      # (1, 1, X, Y, Z), uint8
     return image, warped, torch.from_numpy(displacement)[None] if keep else None
 
 # %% ../../nbs/method/09_kernels.ipynb #2439ea3b
+@inline_kernel
+def _edge_x(u, x, y, z):
+    "Unit difference of x + u(x) along x, from a voxel to the next one; three components."
+    return (u[0, x + 1, y, z] - u[0, x, y, z] + np.float32(1), u[1, x + 1, y, z] - u[1, x, y, z],
+            u[2, x + 1, y, z] - u[2, x, y, z])
+
+
+@inline_kernel
+def _edge_y(u, x, y, z):
+    "The same along y."
+    return (u[0, x, y + 1, z] - u[0, x, y, z], u[1, x, y + 1, z] - u[1, x, y, z] + np.float32(1),
+            u[2, x, y + 1, z] - u[2, x, y, z])
+
+
+@inline_kernel
+def _edge_z(u, x, y, z):
+    "The same along z."
+    return (u[0, x, y, z + 1] - u[0, x, y, z], u[1, x, y, z + 1] - u[1, x, y, z],
+            u[2, x, y, z + 1] - u[2, x, y, z] + np.float32(1))
+
+
+# %% ../../nbs/method/09_kernels.ipynb #0bc8c0d9
+@inline_kernel
+def _dot(a, b): return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+@inline_kernel
+def _cross(a, b): return a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]
+
+
+@inline_kernel
+def _sum(a, b): return a[0] + b[0], a[1] + b[1], a[2] + b[2]
+
+
+@inline_kernel
+def _determinants(u, x, y, z):
+    "The ten determinants at a voxel: eight at the corners, two in the middle."
+    xp, xm = _edge_x(u, x, y, z), _edge_x(u, x - 1, y, z)  # forward and backward
+    yp, ym = _edge_y(u, x, y, z), _edge_y(u, x, y - 1, z)
+    zp, zm = _edge_z(u, x, y, z), _edge_z(u, x, y, z - 1)
+    pp, pm, mp, mm = _cross(yp, zp), _cross(yp, zm), _cross(ym, zp), _cross(ym, zm)
+    below = _dot(_sum(zm, _edge_x(u, x - 1, y, z - 1)),
+                 _cross(_sum(xm, _edge_y(u, x - 1, y - 1, z)), _sum(ym, _edge_z(u, x, y - 1, z - 1))))
+    above = _dot(_sum(zp, _edge_x(u, x, y, z + 1)),
+                 _cross(_sum(xp, _edge_y(u, x + 1, y, z)), _sum(yp, _edge_z(u, x, y + 1, z))))
+    return (_dot(xp, pp), _dot(xm, pp), _dot(xp, pm), _dot(xm, pm), _dot(xp, mp), _dot(xm, mp), _dot(xp, mm),
+            _dot(xm, mm), below, above)
+
+
+# %% ../../nbs/method/09_kernels.ipynb #815b4d15
+@inline_kernel
+def _folded(u, x, y, z):
+    "1 for a folded voxel, number of folded tetrahedra, minus twelve times the folded volume."
+    zero = np.float32(0)
+    a, b, c, d, e, f, g, h, i, j = _determinants(u, x, y, z)
+    tetrahedra = (np.int32(a <= zero) + np.int32(b <= zero) + np.int32(c <= zero) + np.int32(d <= zero)
+                  + np.int32(e <= zero) + np.int32(f <= zero) + np.int32(g <= zero) + np.int32(h <= zero)
+                  + np.int32(i <= zero) + np.int32(j <= zero))
+    volume = (min(a, zero) + min(b, zero) + min(c, zero) + min(d, zero) + min(e, zero) + min(f, zero) + min(g, zero)
+              + min(h, zero) + min(i, zero) + min(j, zero))
+    return np.int32(a + b + c + d + e + f + g + h <= zero), tetrahedra, volume
+
+
 @compile_kernel
 def _folding_sums(u, mask, start, stop):
     "Folded voxels, folded tetrahedra, twelve times the folded volume, voxels; interior planes start + 1 to stop."
-    _, _, Y, Z = u.shape
-    zero, one = np.float32(0), np.float32(1)
+    Y, Z = u.shape[2:]
     volume = np.zeros(Z, np.float32)
     voxels, tetrahedra, inside, total = 0, 0, 0, 0.0
     for x in range(start + 1, stop + 1):
         for y in range(1, Y - 1):
-            a, b, c, m = u[0], u[1], u[2], mask[x, y]
-            voxels_here, folded_here, inside_here = np.int32(0), np.int32(0), np.int32(0)
+            voxels_here, tetrahedra_here, inside_here = np.int32(0), np.int32(0), np.int32(0)
             for z in range(1, Z - 1):
-                ac, bc, cc = a[x, y, z], b[x, y, z], c[x, y, z]
-                # forward (p) and backward (m) unit differences along x, y, z of the components a, b, c
-                xpa, xpb, xpc = a[x + 1, y, z] - ac + one, b[x + 1, y, z] - bc, c[x + 1, y, z] - cc
-                xma, xmb, xmc = ac - a[x - 1, y, z] + one, bc - b[x - 1, y, z], cc - c[x - 1, y, z]
-                ypa, ypb, ypc = a[x, y + 1, z] - ac, b[x, y + 1, z] - bc + one, c[x, y + 1, z] - cc
-                yma, ymb, ymc = ac - a[x, y - 1, z], bc - b[x, y - 1, z] + one, cc - c[x, y - 1, z]
-                zpa, zpb, zpc = a[x, y, z + 1] - ac, b[x, y, z + 1] - bc, c[x, y, z + 1] - cc + one
-                zma, zmb, zmc = ac - a[x, y, z - 1], bc - b[x, y, z - 1], cc - c[x, y, z - 1] + one
-                # cross products of the differences along y and z
-                ppa, ppb, ppc = ypb * zpc - ypc * zpb, ypc * zpa - ypa * zpc, ypa * zpb - ypb * zpa
-                pma, pmb, pmc = ypb * zmc - ypc * zmb, ypc * zma - ypa * zmc, ypa * zmb - ypb * zma
-                mpa, mpb, mpc = ymb * zpc - ymc * zpb, ymc * zpa - yma * zpc, yma * zpb - ymb * zpa
-                mma, mmb, mmc = ymb * zmc - ymc * zmb, ymc * zma - yma * zmc, yma * zmb - ymb * zma
-                d0, d1 = xpa * ppa + xpb * ppb + xpc * ppc, xma * ppa + xmb * ppb + xmc * ppc
-                d2, d3 = xpa * pma + xpb * pmb + xpc * pmc, xma * pma + xmb * pmb + xmc * pmc
-                d4, d5 = xpa * mpa + xpb * mpb + xpc * mpc, xma * mpa + xmb * mpb + xmc * mpc
-                d6, d7 = xpa * mma + xpb * mmb + xpc * mmc, xma * mma + xmb * mmb + xmc * mmc
-                # two tetrahedra in the middle: face diagonals as sums of two unit differences
-                ra = xma + (a[x - 1, y, z] - a[x - 1, y - 1, z])
-                rb = xmb + (b[x - 1, y, z] - b[x - 1, y - 1, z] + one)
-                rc = xmc + (c[x - 1, y, z] - c[x - 1, y - 1, z])
-                sa = yma + (a[x, y - 1, z] - a[x, y - 1, z - 1])
-                sb = ymb + (b[x, y - 1, z] - b[x, y - 1, z - 1])
-                sc = ymc + (c[x, y - 1, z] - c[x, y - 1, z - 1] + one)
-                ta = zma + (a[x, y, z - 1] - a[x - 1, y, z - 1] + one)
-                tb = zmb + (b[x, y, z - 1] - b[x - 1, y, z - 1])
-                tc = zmc + (c[x, y, z - 1] - c[x - 1, y, z - 1])
-                d8 = ta * (rb * sc - rc * sb) + tb * (rc * sa - ra * sc) + tc * (ra * sb - rb * sa)
-                ra = xpa + (a[x + 1, y + 1, z] - a[x + 1, y, z])
-                rb = xpb + (b[x + 1, y + 1, z] - b[x + 1, y, z] + one)
-                rc = xpc + (c[x + 1, y + 1, z] - c[x + 1, y, z])
-                sa = ypa + (a[x, y + 1, z + 1] - a[x, y + 1, z])
-                sb = ypb + (b[x, y + 1, z + 1] - b[x, y + 1, z])
-                sc = ypc + (c[x, y + 1, z + 1] - c[x, y + 1, z] + one)
-                ta = zpa + (a[x + 1, y, z + 1] - a[x, y, z + 1] + one)
-                tb = zpb + (b[x + 1, y, z + 1] - b[x, y, z + 1])
-                tc = zpc + (c[x + 1, y, z + 1] - c[x, y, z + 1])
-                d9 = ta * (rb * sc - rc * sb) + tb * (rc * sa - ra * sc) + tc * (ra * sb - rb * sa)
-                inner = np.int32(m[z])
-                central = d0 + d1 + d2 + d3 + d4 + d5 + d6 + d7
-                folded = (np.int32(d0 <= zero) + np.int32(d1 <= zero) + np.int32(d2 <= zero) + np.int32(d3 <= zero)
-                          + np.int32(d4 <= zero) + np.int32(d5 <= zero) + np.int32(d6 <= zero) + np.int32(d7 <= zero)
-                          + np.int32(d8 <= zero) + np.int32(d9 <= zero))
-                lost = (min(d0, zero) + min(d1, zero) + min(d2, zero) + min(d3, zero) + min(d4, zero)
-                        + min(d5, zero) + min(d6, zero) + min(d7, zero) + min(d8, zero) + min(d9, zero))
-                voxels_here += np.int32(central <= zero) * inner
-                folded_here += folded * inner
+                inner = np.int32(mask[x, y, z])
+                turned, torn, lost = _folded(u, x, y, z)
+                voxels_here += turned * inner
+                tetrahedra_here += torn * inner
                 inside_here += inner
                 volume[z] = lost * np.float32(inner)
-            voxels += voxels_here
-            tetrahedra += folded_here
-            inside += inside_here
-            for z in range(1, Z - 1):
-                total -= volume[z]
+            voxels, tetrahedra, inside = voxels + voxels_here, tetrahedra + tetrahedra_here, inside + inside_here
+            for z in range(1, Z - 1): total -= volume[z]
     return voxels, tetrahedra, total, inside
+
 
 # %% ../../nbs/method/09_kernels.ipynb #2b05c3bd
 @offer_kernel
@@ -651,6 +670,7 @@ def _finish(gradient, a, mean, scale, contrast):
             for z in range(len(row)): out[z] = (out[z] - contrast * ((row[z] - mean) * scale)) * (scale + scale)
 
 
+# %% ../../nbs/method/09_kernels.ipynb #967ad927
 def _weight_inside_along(n, weights):
     "The weight of a window that lies inside an axis of n voxels."
     return np.convolve(np.ones(n), weights)[len(weights) // 2:][:n].astype(np.float32)

@@ -450,6 +450,17 @@ def _both_sides(batch, name, n_labels):
                          'another one, or pairs with labels.')
     return tuple(one_hot(batch[f'{role}_labels'], n_labels, known=True) for role in ('moving', 'fixed'))
 
+# %% ../../nbs/method/07_losses.ipynb #f6b96764
+def _compared(loss, warped, fixed, preset, mask):
+    "The similarity that a loss names, of two sides; a mask is refused where the similarity takes none."
+    compare = SIMILARITIES[loss.similarity]
+    if mask is None: return compare.function(warped, fixed, loss, preset)
+    if not compare.masked:
+        raise InputError(f'Loss: similarity {loss.similarity!r} takes no mask; leave the mask out, or choose '
+                         'another similarity.')
+    return compare.function(warped, fixed, loss, preset, mask)
+
+
 # %% ../../nbs/method/07_losses.ipynb #6947d46b
 @checked
 @dataclass(frozen=True)
@@ -476,12 +487,7 @@ class Loss:
                  mask: Tensor | None = None,       # (B, 1, X, Y, Z) in [0, 1]: how much a voxel counts; None: all do
                 ) -> Tensor:                       # scalar; the lower, the more alike
         "How alike two sides are."
-        compare = SIMILARITIES[self.similarity]
-        if mask is None: return compare.function(warped, fixed, self, preset)
-        if not compare.masked:
-            raise InputError(f'Loss: similarity {self.similarity!r} takes no mask; leave the mask out, or choose '
-                             'another similarity.')
-        return compare.function(warped, fixed, self, preset, mask)
+        return _compared(self, warped, fixed, preset, mask)
 
     @checked
     def __call__(self,

@@ -52,13 +52,14 @@ def look(number: int,          # 0 for the first line, method or structure
 def style() -> Iterator[None]:
     "The look of all figures, within a `with`."
     from cycler import cycler
-    from matplotlib import interactive, is_interactive, rc_context
+    from matplotlib import rcParams
     looks = [look(number) for number in range(len(COLOURS)*len(LINES))]
     cycle = cycler(color=[one['color'] for one in looks], linestyle=[one['linestyle'] for one in looks])
-    with rc_context({**STYLE, 'axes.prop_cycle': cycle}):
-        yield
-        shown = is_interactive()
-    interactive(shown)  # the first figure of a notebook turns this on, for all that follow
+    changed = {**STYLE, 'axes.prop_cycle': cycle}
+    before = {name: rcParams[name] for name in changed}  # the rest belongs to the backend, which the first figure loads
+    rcParams.update(changed)
+    try: yield
+    finally: rcParams.update(before)
 
 # %% ../../nbs/method/00a_plots.ipynb #0f7f8916
 Array = np.ndarray | torch.Tensor

@@ -174,7 +174,7 @@ def random_velocity(shape: tuple,               # (X, Y, Z), samples
                     cell: float = 32,           # edge of a lattice cell, in full-size voxels
                     stride: float = 1,          # distance of the samples, in full-size voxels
                    ) -> torch.Tensor:           # (1, 3, X, Y, Z), unscaled, about 0.7 at most
-    "Three channels of Perlin noise; each has one or two octaves, by chance."
+    "Three channels of Perlin noise; each has one or two octaves, at random."
     coarse = perlin_noise(shape, generator, 3, cell, 1, stride)
     fine = perlin_noise(shape, generator, 3, cell / 2, 1, stride)
     two_octaves = torch.rand(3, 1, 1, 1, generator=generator, device=generator.device) < 0.5

@@ -171,6 +171,18 @@ def to_image_grid(displacement: torch.Tensor,  # (B, 3, X', Y', Z'), voxels of i
     padded = resize_displacement(displacement, [round(n / resolution) for n in working_size])
     return padded[:, :, :shape[0], :shape[1], :shape[2]]
 
+# %% ../../nbs/method/04_transmorph.ipynb #923bb806
+def _refined(steps, features, pair, settings):
+    "The velocity after all steps, (B, 3, X, Y, Z); `pair` is what the stems see of the images."
+    velocity, preset, (moving, fixed) = None, settings.preset, pair.split(1, dim=1)
+    for step in steps:
+        if velocity is not None: pair = torch.cat([warp(moving, velocity, preset=preset), fixed], 1)
+        refinement = (checkpoint(step, features, pair, use_reentrant=False) if settings.recompute
+                      else step(features, pair))
+        velocity = compose(refinement, torch.zeros_like(refinement) if velocity is None else velocity, preset)
+    return velocity
+
+
 # %% ../../nbs/method/04_transmorph.ipynb #d544ede4
 NETWORKS: dict[str, Kind] = {}  # name -> how to build it
 
@@ -208,15 +220,8 @@ class TransMorph(nn.Module):
     def velocity(self, pair: torch.Tensor,  # (B, 2, X, Y, Z), working grid: moving, fixed
                 ) -> torch.Tensor:          # (B, 3, X', Y', Z'), voxels of its own grid
         "Stationary velocity that carries the moving to the fixed image."
-        features, preset, velocity = self.features(pair), self.settings.preset, None
-        pair = resize_image(pair, [n // self.settings.velocity_stride for n in pair.shape[2:]])
-        moving, fixed = pair.split(1, dim=1)
-        for step in self.steps:
-            if velocity is not None: pair = torch.cat([warp(moving, velocity, preset=preset), fixed], 1)
-            refinement = (checkpoint(step, features, pair, use_reentrant=False) if self.settings.recompute
-                          else step(features, pair))
-            velocity = compose(refinement, torch.zeros_like(refinement) if velocity is None else velocity, preset)
-        return velocity
+        seen = resize_image(pair, [n // self.settings.velocity_stride for n in pair.shape[2:]])
+        return _refined(self.steps, self.features(pair), seen, self.settings)
 
     def forward(self, moving: torch.Tensor,   # (B, 1, X, Y, Z), any size, [0, 1]
                 fixed: torch.Tensor,          # (B, 1, X, Y, Z), [0, 1]

@@ -5,6 +5,10 @@
 # %% auto #0
 __all__ = ['TrainingStep', 'flops', 'peak_memory', 'top_operators']
 
+# %% ../../nbs/use/52_profiling.ipynb #da19ae3d
+# Before accelerate: it keeps tqdm.auto from asking for ipywidgets.
+from ..method.settings import checked
+
 # %% ../../nbs/use/52_profiling.ipynb #dbeaac8b
 import sys
 import time
@@ -20,7 +24,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..compare.methods import high_water_mark, set_back_high_water_mark
 from ..learn.training import TrainSettings, make_optimiser, share_generator
-from ..method.settings import checked
 
 # %% ../../nbs/use/52_profiling.ipynb #6ba9e21f
 def _clock(device):
