@@ -17,7 +17,7 @@ SWITCHES = ('--no-browser', '--allow-root', '--LabApp.expose_app_in_browser=True
 SETTINGS = {  # of JupyterLab: all cells are on the page, also those out of sight
     'notebook-extension/tracker': {'windowingMode': 'none'},
     'apputils-extension/notification': {'fetchNews': 'false', 'checkForUpdates': False}}
-PATIENCE = 300  # seconds, on a busy machine
+PATIENCE = 600  # seconds, on a busy machine
 
 
 def short_tour(path):
