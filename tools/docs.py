@@ -35,11 +35,6 @@ KEYWORDS = {  # page -> words that are looked for and that it does not say
     'guides/cohort.md': 'custom dataset, custom data, own images, how to',
     'guides/loss.md': 'custom loss, custom similarity, how to', 'guides/method.md': 'custom method, baseline, how to',
     'guides/gpu.md': 'CUDA, NVIDIA, how to', 'guides/cluster.md': 'Slurm, HPC, Snakemake, how to'}
-PICTURES = (  # of the first page, where it has none of its own: file under results/, caption
-    ('cpu-hippocampus/figures/figure4.png', 'Pairs of random images, the grids that deformed them, and their labels: '
-     'what the encoder is pretrained on. Nothing medical is in them.'),
-    ('cpu-hippocampus/figures/pair.png', 'Two hippocampi before and after registration. Outlines: structures of the '
-     'fixed image (solid) and of the moving image (dashed).'))
 
 
 def notebooks() -> dict[str, dict]:
@@ -95,20 +90,20 @@ def doors(text: str) -> str:
     return re.sub(rf'^\| *{DOORS} *\|.*\n(?:\|.*(?:\n|\Z))+', cards, text, flags=re.M)
 
 
-def pictures(there: set[str]) -> dict:
-    "What random pairs and a registration look like."
-    figures = [f':::{{figure}} results/{path}\n:alt: {caption}\n:figclass: front\n\n{caption}\n:::'
-               for path, caption in PICTURES if site_path(f'results/{path}') in there]
-    return markdown('\n\n'.join(figures))
+def leading(text: str, there: set[str]) -> str:
+    "A Markdown text whose pictures of results lead to what they were made from."
+    def link(found: re.Match) -> str:
+        label = site_path(found[1])
+        return f'[{found[0]}]({label})' if label in there else found[0]
+    return re.sub(r'!\[[^\]]*\]\((results/[^)\s]+)\)', link, text)
 
 
 def front(notebook: dict, names: Names, there: set[str], toctrees: str = '') -> dict:
-    "The first page: results filled in, two pictures, doors, and the contents of the site."
+    "The first page: results filled in, doors, and the contents of the site."
     cells = front_cells(notebook['cells'], ROOT / 'nbs')
     module = Module('', 'index.ipynb', [], {})
     texts = [own_links(source(cell), 'nbs/index.ipynb', 'index.ipynb', there) for cell in cells]
-    shown = [markdown(names.linked(doors(text), module)) for text in texts]
-    if not any('![' in text for text in texts): shown.insert(1, pictures(there))
+    shown = [markdown(names.linked(doors(leading(text, there)), module)) for text in texts]
     return written([*shown, markdown(toctrees)], KEYWORDS['index.ipynb'])
 
 
