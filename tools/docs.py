@@ -14,7 +14,7 @@ from pathlib import Path
 
 import site_results
 from readme import ROOT, front_cells
-from site_names import Module, Names, bare, module_of, source
+from site_names import Module, Names, bare, module_of, remember_options, source
 from site_pages import markdown, own_links, page, site_path, written
 
 PACKAGE = 'regpre_nb'
@@ -22,7 +22,9 @@ ROOMS = {  # folders of nbs/, in reading order, with what they are about
     'method': 'random images, networks, losses, measures', 'data': 'images, whatever files lie behind them',
     'learn': 'pretrain, fine-tune, score', 'compare': 'other methods, and statistics',
     'paper': 'from runs to tables and claims', 'use': 'register, train, command line'}
-GUIDES = {'paper': 'The paper beside the code', 'glossary': 'Glossary', 'references': 'References'}
+FIRST = ('notebooks', 'reproduce', 'data', 'guides/gpu', 'guides/cluster', 'guides/encoder', 'guides/cohort',
+         'guides/loss', 'guides/method', 'extend')  # of docs/pages, in the first chapter; the others end the last one
+LAST = 'paper', 'glossary', 'references'
 DOORS = 'you want to'  # heads the table of the first page that becomes cards
 KEYWORDS = {  # page -> words that are looked for and that it does not say
     'index.ipynb': 'tutorial, introduction, overview, quick start, getting started, installation',
@@ -33,11 +35,6 @@ KEYWORDS = {  # page -> words that are looked for and that it does not say
     'guides/cohort.md': 'custom dataset, custom data, own images, how to',
     'guides/loss.md': 'custom loss, custom similarity, how to', 'guides/method.md': 'custom method, baseline, how to',
     'guides/gpu.md': 'CUDA, NVIDIA, how to', 'guides/cluster.md': 'Slurm, HPC, Snakemake, how to'}
-PICTURES = (  # of the first page, where it has none of its own: file under results/, caption
-    ('cpu-hippocampus/figures/figure4.png', 'Pairs of random images, the grids that deformed them, and their labels: '
-     'what the encoder is pretrained on. Nothing medical is in them.'),
-    ('cpu-hippocampus/figures/pair.png', 'Two hippocampi before and after registration. Outlines: structures of the '
-     'fixed image (solid) and of the moving image (dashed).'))
 
 
 def notebooks() -> dict[str, dict]:
@@ -93,20 +90,20 @@ def doors(text: str) -> str:
     return re.sub(rf'^\| *{DOORS} *\|.*\n(?:\|.*(?:\n|\Z))+', cards, text, flags=re.M)
 
 
-def pictures(there: set[str]) -> dict:
-    "What random pairs and a registration look like."
-    figures = [f':::{{figure}} results/{path}\n:alt: {caption}\n:figclass: front\n\n{caption}\n:::'
-               for path, caption in PICTURES if f'results/{path}' in there]
-    return markdown('\n\n'.join(figures))
+def leading(text: str, there: set[str]) -> str:
+    "A Markdown text whose pictures of results lead to what they were made from."
+    def link(found: re.Match) -> str:
+        label = site_path(found[1])
+        return f'[{found[0]}]({label})' if label in there else found[0]
+    return re.sub(r'!\[[^\]]*\]\((results/[^)\s]+)\)', link, text)
 
 
 def front(notebook: dict, names: Names, there: set[str], toctrees: str = '') -> dict:
-    "The first page: results filled in, two pictures, doors, and the contents of the site."
+    "The first page: results filled in, doors, and the contents of the site."
     cells = front_cells(notebook['cells'], ROOT / 'nbs')
     module = Module('', 'index.ipynb', [], {})
     texts = [own_links(source(cell), 'nbs/index.ipynb', 'index.ipynb', there) for cell in cells]
-    shown = [markdown(names.linked(doors(text), module)) for text in texts]
-    if not any('![' in text for text in texts): shown.insert(1, pictures(there))
+    shown = [markdown(names.linked(doors(leading(text, there)), module)) for text in texts]
     return written([*shown, markdown(toctrees)], KEYWORDS['index.ipynb'])
 
 
@@ -120,7 +117,7 @@ def contents(pages: dict[str, dict], guides: list[str], found: list[site_results
     "The site's table of contents: guides, the rooms in reading order, studies, results, and lists of names."
     def of(folder: str) -> list[str]: return [name for name in pages if name.startswith(f'{folder}/')]
     first = [name for name in pages if '/' not in name and name != 'index.ipynb']
-    how = [name for name in guides if name.startswith('guides/')]
+    how = [name for name in guides if name.removesuffix('.md') in FIRST or name.startswith('guides/')]
     others = [name for name in guides if name not in how]
     results = ['All claims in short <claims>']
     results += [f'Claims: {each.title} <results/{each.name}/README>' for each in found]
@@ -138,10 +135,10 @@ def contents(pages: dict[str, dict], guides: list[str], found: list[site_results
 
 
 def guide_pages() -> list[str]:
-    "The written pages, those of `GUIDES` first and in that order; paths below docs/pages/."
+    "The written pages, in the order of `FIRST` and `LAST`; paths below docs/pages/."
     folder = ROOT / 'docs' / 'pages'
     paths = [path.relative_to(folder).as_posix() for path in folder.rglob('*.md')]
-    rank = {f'{name}.md': number for number, name in enumerate(GUIDES)}
+    rank = {f'{name}.md': number for number, name in enumerate((*FIRST, *LAST))}
     return sorted(paths, key=lambda path: (rank.get(path, len(rank)), path))
 
 
@@ -159,6 +156,7 @@ def write_sources(target: Path) -> None:
     "Write what Sphinx reads into a folder."
     books, guides = notebooks(), guide_pages()
     if 'index.ipynb' not in books: sys.exit('docs: nbs/index.ipynb is missing; it is the first page of the site')
+    remember_options(list(books.values()))
     modules = {name: module_of(book, name, PACKAGE) for name, book in books.items()}
     names = Names(list(modules.values()), list(books.values()), [*ROOMS, 'studies', 'results'])
     studies = {name: labelled(book, name) for name, book in books.items() if name.startswith('studies/')}

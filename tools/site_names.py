@@ -63,8 +63,21 @@ def _base(node: ast.expr) -> str:
     return ast.unparse(node) if isinstance(node, ast.Name | ast.Attribute) else ''
 
 
+OPTIONS: dict[str, ast.expr] = {}  # name of an option of commands -> Annotated[kind, ...]
+
+
+def remember_options(notebooks: list[dict]) -> None:
+    "Note what stands for Annotated[kind, ...], so that signatures show the kind and tables the help."
+    OPTIONS.update({node.targets[0].id: node.value for node in _exported_nodes(notebooks)
+                    if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+                    and _base(node.value).endswith('Annotated')})
+
+
 class _Plain(ast.NodeTransformer):
     "Annotated[kind, ...] becomes kind."
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return self.visit(copy.deepcopy(OPTIONS[node.id])) if node.id in OPTIONS else node
+
     def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
         if _base(node).endswith('Annotated'): return self.visit(node.slice.elts[0])
         return self.generic_visit(node)
@@ -85,6 +98,7 @@ def comments(code: str) -> dict[int, str]:
 
 def _help(annotation: ast.expr | None) -> str:
     "What a command says of an option."
+    if isinstance(annotation, ast.Name): annotation = OPTIONS.get(annotation.id)
     calls = [node for node in ast.walk(annotation) if isinstance(node, ast.Call)] if annotation else []
     texts = [word.value.value for call in calls for word in call.keywords
              if word.arg == 'help' and isinstance(word.value, ast.Constant)]

@@ -20,6 +20,7 @@ CALLOUT = re.compile(r'^:::\s*\{\.callout-(\w+)[^}]*\}', re.M)
 TARGET = re.compile(r'\]\(([^)\s]+)\)$')
 PLACES = (('nbs/', ''), ('docs/pages/', ''), ('results/', 'results/'))  # in the project -> on the site
 WEIGHTS = re.compile(r'regpre_nb/weights/([\w-]+)/README\.md$')
+FIGURE = re.compile(r'results/([\w-]+)/figures/([\w-]+)\.png$')
 TABLE = re.compile(r'results/([\w-]+)/tables/([\w-]+)\.md$')
 
 
@@ -31,9 +32,10 @@ def markdown(text: str) -> dict:
 def site_path(path: str) -> str | None:
     "Where a file of the project is on the site; None for what is not there."
     if found := WEIGHTS.match(path): return f'cards/{found[1]}.md'
+    if found := FIGURE.match(path): return f'#figure-{found[2]}-{found[1]}'
     if found := TABLE.match(path): return f'#table-{found[2]}-{found[1]}'
     for old, new in PLACES:
-        if path.startswith(old) and path.endswith(('.ipynb', '.md', '.png')): return new + path.removeprefix(old)
+        if path.startswith(old) and path.endswith(('.ipynb', '.md')): return new + path.removeprefix(old)
     return None
 
 
@@ -45,9 +47,9 @@ def own_links(text: str, file: str, page: str, there: set[str]) -> str:
         if target is None or re.match(r'[a-z]+:|#|/', target[1]): return found[0]
         path, _, anchor = target[1].partition('#')
         path = posixpath.normpath(posixpath.join(posixpath.dirname(file), path))
-        place = site_path(path)
-        if place is None or place not in there:
-            return found[0] if found[0].startswith('!') else re.sub(r'^\[|\]\([^)]*\)$', '', found[0])
+        picture = found[0].startswith('!')
+        place = path if picture else site_path(path)
+        if not picture and place not in there: return re.sub(r'^\[|\]\([^)]*\)$', '', found[0])
         here = place if place.startswith('#') else posixpath.relpath(place, posixpath.dirname(page) or '.')
         return f'{found[0][:target.start()]}]({here}{"#" if anchor else ""}{anchor})'
     return LINK.sub(link, text)

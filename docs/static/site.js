@@ -1,4 +1,4 @@
-// Tables whose columns do not fit are stacked: a cell a line, with the heading of its column in front of it.
+// Tables whose columns do not fit are set in small type, and where that is not enough stacked: a cell a line, with the heading of its column in front of it.
 // A button unfolds all sources of a page.
 (() => {
   const tables = () => document.querySelectorAll('.bd-article table')
@@ -16,11 +16,13 @@
     }))
   }
 
-  const lay = () => {  // first all changes, then all measurements: one layout of the page
-    const all = [...tables()]
-    all.forEach(table => table.classList.remove('stacked'))
-    const wide = all.filter(table => table.offsetParent && !fits(table))
-    wide.forEach(table => table.classList.add('stacked'))
+  const lay = () => {  // all changes before all measurements: one layout of the page for each step
+    let wide = [...tables()]
+    wide.forEach(table => table.classList.remove('compact', 'stacked'))
+    for (const step of ['compact', 'stacked']) {
+      wide = wide.filter(table => table.offsetParent && !fits(table))
+      wide.forEach(table => table.classList.add(step))
+    }
   }
 
   const unfold = () => {
