@@ -1,6 +1,7 @@
 "The site as its readers see it: built once without a warning, every page opened in headless Chromium."
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from browser import CHROMIUM, browser, wait_for
 from conftest import LIBRARY, ROOT, STUDIES, cells, source
+from filelock import FileLock
 
 WIDTHS = 1400, 400
 SOUNDS = 'Runtime.exceptionThrown', 'Runtime.consoleAPICalled', 'Log.entryAdded', 'Network.requestWillBeSent'
@@ -40,10 +42,16 @@ FIT = '''(pre => {
 
 @pytest.fixture(scope='module')
 def site(tmp_path_factory):
-    "The folder of the site."
-    folder = tmp_path_factory.mktemp('site')
-    done = subprocess.run([sys.executable, 'tools/docs.py', str(folder)], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0 and not done.stderr, done.stdout + done.stderr
+    "The folder of the site; workers of pytest share one, and the first that needs it builds it."
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base
+    folder, told = shared / 'site', shared / 'site.txt'
+    with FileLock(shared / 'site.lock'):
+        if not told.exists():
+            done = subprocess.run([sys.executable, 'tools/docs.py', str(folder)], cwd=ROOT, capture_output=True,
+                                  text=True)
+            told.write_text(done.stdout + done.stderr if done.returncode or done.stderr else '')
+    assert not told.read_text(), told.read_text()
     return folder / 'html'
 
 
