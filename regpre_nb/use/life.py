@@ -28,7 +28,6 @@ from ..data.files import make_folder, only_process, write_bytes, write_json
 from ..method.settings import InputError
 from ..paper.jobs import Run, outdated, run_folder
 from ..paper.studies import STUDIES, is_made, studies, study_runs, with_pretraining
-from ..paper.tables import read_per_subject, results_folder
 
 # %% ../../nbs/use/50_life.ipynb #6c040a51
 def held(path: Path,               # of a lock
@@ -259,6 +258,7 @@ class Plan(NamedTuple):
     @property
     def results(self) -> Path:
         "Where tables and figures go."
+        from regpre_nb.paper.tables import results_folder  # it brings matplotlib, which no training needs
         return results_folder(self.profile, self.cohort.name, self.seed, self.root)
 
 
@@ -365,11 +365,13 @@ _SCORES = 'per_subject.csv', 'per_subject_final.csv'
 
 def _stored_folder(run, root):
     "Where a run is stored."
+    from regpre_nb.paper.tables import results_folder
     return results_folder(run.profile, run.data, root=root) / 'runs' / run.key
 
 
 def _squeezed(path):
     "Scores with five digits, as bytes that gzip made; the same each time."
+    from regpre_nb.paper.tables import read_per_subject
     return gzip.compress(read_per_subject(path).round(5).to_csv(index=False).encode(), mtime=0)
 
 
