@@ -99,7 +99,7 @@ def _smoke(cohort):
     pairs = PretrainSettings(shape=(16, 16, 16), cell=8, amplitudes=(1, 2), validation_pairs=2)
     return Profile(SETTINGS['tiny'], pairs, steps, _flips(cohort), steps, fractions=(1.0, 0.5), same_steps=(0.5,),
                    test_pairs=3 if cohort.landmarks else 6, validation_pairs=2, synthmorph=SYNTH_TINY,
-                   instance_grid=({'steps': 2, 'scales': [2]},), choices=1, others=1)
+                   beyond=False, instance_grid=({'steps': 2, 'scales': [2]},), choices=1, others=1)
 
 # %% ../../nbs/paper/41_profiles.ipynb #6480bfc2
 QUICK: dict = dict(  # what the answer in minutes does without
