@@ -1,6 +1,8 @@
 "Classical methods: each that is installed finds a known displacement, failures are answers, results are kept."
 import math
+import re
 import subprocess
+import sys
 import time
 
 import numpy as np
@@ -72,6 +74,11 @@ def test_what_an_adapter_returns_is_checked(tmp_path, monkeypatch):
         'color: no setting of strange; choose from order.')
 
 
+def state_of(pid):
+    "One letter; nothing where a process is gone, Z where it ended and is not yet cleared away."
+    return subprocess.run(['ps', '-o', 'stat=', '-p', pid], capture_output=True, text=True).stdout.strip()[:1]
+
+
 def test_the_whole_group_ends(tmp_path):
     "What the process started ends with it, at the limit and after a normal end."
     for ending, said in (('wait', 'did not finish within 1 s'), ('exit 0', None)):
@@ -79,9 +86,76 @@ def test_the_whole_group_ends(tmp_path):
                                    start_new_session=True)
         started = time.monotonic()
         assert methods._wait(process, 1) == said and time.monotonic() - started < 30
-        pid = (tmp_path / 'pid').read_text().strip()
-        state = subprocess.run(['ps', '-o', 'stat=', '-p', pid], capture_output=True, text=True).stdout.strip()
-        assert state[:1] in ('', 'Z'), state  # gone, or ended and not yet cleared away
+        assert state_of((tmp_path / 'pid').read_text().strip()) in ('', 'Z')
+
+
+# In deedsBCV's place: its flags and files, a translation from the correlation of the two images, for each grid point
+DEEDS = f"""#!{sys.executable}
+import sys
+import nibabel as nib
+import numpy as np
+
+flags = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+moving, fixed = (nib.load(flags[flag]).get_fdata() for flag in ('-M', '-F'))
+assert 100 < moving.max() <= 1000 and list(flags) == ['-F', '-M', '-O', '-a', '-G', '-L', '-Q']
+peak = np.fft.ifftn(np.fft.fftn(moving - moving.mean())*np.conj(np.fft.fftn(fixed - fixed.mean()))).real.argmax()
+shift = [(p + n//2) % n - n//2 for p, n in zip(np.unravel_index(peak, moving.shape), moving.shape)]
+points = np.prod([n//int(flags['-G'].split('x')[-1]) for n in moving.shape])
+field = np.repeat([shift[1], shift[0], shift[2]], points).astype('<f4')
+field.tofile(flags['-O'] + '_displacements.dat')
+"""
+
+
+@pytest.fixture
+def deeds(tmp_path, monkeypatch):
+    "Writes a program that goes by the name of deedsBCV."
+    monkeypatch.setenv('DEEDS_BIN', str(tmp_path))
+
+    def write(text):
+        (tmp_path / 'deedsBCV').write_text(text)
+        (tmp_path / 'deedsBCV').chmod(0o755)
+    return write
+
+
+def test_deeds_up_to_the_binary(deeds, tmp_path):
+    "Flags, files and the order of the axes; the result is kept under the name of the pair."
+    deeds(DEEDS)
+    moving, _, _ = textured_pair('translation')
+    known = torch.tensor([4., -3., 2.]).view(1, 3, 1, 1, 1).expand(1, 3, *moving.shape[2:])
+    arguments = tmp_path / 'kept', 'deeds', 'mir', 'a/pair', moving, warp(moving, known), SPACING
+    once, again = cached(*arguments), cached(*arguments)
+    assert once.displacement[0, :, 5, 6, 7].tolist() == [4, -3, 2] and recovery_error(once.displacement, known) == 0
+    assert once.versions['deedsBCV'].startswith('sha256 ')
+    names = [re.sub('[0-9a-f]{16}', 'KEY', path.name) for path in sorted((tmp_path / 'kept').iterdir())]
+    assert names == ['a_pair-KEY.json', 'a_pair-KEY.npz']
+    assert torch.equal(once.displacement, again.displacement) and abs(again.seconds - once.seconds) < 1e-3
+
+
+def failure(limit=60):
+    "What is said of a pair that deedsBCV did not register."
+    done = register_pair('deeds', IMAGE, IMAGE, SPACING, limit=limit)
+    assert done.displacement is None and math.isnan(done.seconds)
+    return done.failure
+
+
+def test_a_program_that_fails(deeds):
+    deeds('#!/bin/sh\nexit 3\n')
+    assert failure() == 'deedsBCV stopped with RuntimeError: deedsBCV ended with exit code 3.'
+
+
+def test_a_program_that_never_ends(deeds, tmp_path):
+    "It waits for another that it started; neither is left."
+    deeds(f'#!/bin/sh\necho $$ > {tmp_path}/pid; sleep 300 & wait\n')
+    started = time.monotonic()
+    assert failure(limit=6) == 'deedsBCV did not finish within 6 s.' and time.monotonic() - started < 30
+    if (tmp_path / 'pid').exists():  # a very busy machine may not get that far
+        assert state_of((tmp_path / 'pid').read_text().strip()) in ('', 'Z')
+
+
+def test_a_program_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.setenv('DEEDS_BIN', str(tmp_path))
+    monkeypatch.setenv('PATH', '')
+    assert failure().startswith('not run: the program deedsBCV not found; build https')
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from regpre_nb.data.cohorts import load_cohort
 from regpre_nb.learn import training
-from regpre_nb.learn.finetune import FinetuneSettings, cohort_batches, finetune, registration_loss
+from regpre_nb.learn.finetune import FinetuneSettings, _Volumes, cohort_batches, finetune, registration_loss
 from regpre_nb.learn.pretrain import ABLATIONS, PRETRAIN, PretrainSettings, pretrain, pretraining_loss, random_batches
 from regpre_nb.learn.training import TrainSettings, fit, make_optimiser, read_log, read_tensors
 from regpre_nb.method.heads import PretrainingNetwork
@@ -149,6 +149,36 @@ def test_a_batch_is_two_accumulated_pairs(tmp_path):
     for name in ('pretrain', 'finetune'): assert_same_curves(tmp_path / f'{name} batch', tmp_path / f'{name} parts')
 
 
+# Images that are kept
+
+@pytest.fixture
+def filed(tmp_path, monkeypatch):
+    "A cohort that reads from files and keeps nothing in memory; `reads` are the cases that were read."
+    cohort, reads = load_cohort('template'), []
+    monkeypatch.setenv('REGPRE_CACHE', str(tmp_path / 'cache'))
+    (tmp_path / 'source').touch()
+    return replace(cohort, keep=False, read=lambda case: reads.append(case) or cohort.read(case),
+                   made_from=lambda case: (tmp_path / 'source', case)), reads, tmp_path / 'cache'
+
+
+def test_a_cohort_without_files_is_read_anew():
+    cohort = load_cohort('template')
+    store = _Volumes(replace(cohort, keep=False), cohort.train[:2], torch.device('cpu'), 0)
+    assert torch.equal(store.get(cohort.train[1])[0], cohort.image(cohort.train[1]))
+
+
+def test_images_that_do_not_fit_are_kept_on_disk(filed):
+    "Two cases and the atlas, each asked for twice: read once, the second time not at all, without a cache again."
+    cohort, reads, cache = filed
+    for stores, room, read in ((True, 0, 3), (True, 0, 0), (False, 0, 5), (True, None, 3)):  # no room; all fit
+        reads.clear()
+        with redirect_stderr(io.StringIO()):
+            store = _Volumes(cohort, cohort.train[:2], torch.device('cpu'), room, stores)
+        for case in (*cohort.train[:2], cohort.atlas) * 2:
+            assert torch.equal(store.get(case)[0], load_cohort('template').image(case))
+        assert (len(reads), len([*cache.glob('images/*')])) == (read, 3)
+
+
 # A step that waits for nothing
 
 class OnlyOn(TorchDispatchMode):
@@ -165,15 +195,46 @@ class OnlyOn(TorchDispatchMode):
         return result
 
 
+def without_generators():
+    "PyTorch has no generator of a device without values, so numbers are drawn there without one."
+    def no_generator(draw): return lambda *size, generator, **options: draw(*size, **options)
+    return patch.multiple(torch, **{name: no_generator(getattr(torch, name)) for name in ('rand', 'randn', 'randint')})
+
+
+def on_a_device_without_values(function):
+    "Call with a generator of the meta device, where no value can be asked for, and let nothing leave it."
+    with OnlyOn('meta'), without_generators(): return function(SimpleNamespace(device=torch.device('meta')))
+
+
+@pytest.mark.parametrize('preset', ['paper', 'released'])
+def test_a_random_pair_waits_for_nothing(preset):
+    pair = on_a_device_without_values(partial(random_pair, (64, 48, 40), preset=preset))
+    assert pair['fixed_displacement'].shape == (1, 3, 64, 48, 40)
+
+
+def test_random_pairs_made_together_wait_for_nothing():
+    several = on_a_device_without_values(lambda generator: random_pair_batch((64, 48, 40), generator, 2))
+    assert several['fixed_labels'].shape == (2, 1, 64, 48, 40)
+
+
+def draws(generator): return torch.rand(3, generator=generator, device=generator.device)
+
+
+@pytest.mark.parametrize('wrong', [lambda generator: draws(generator).sum().item(),
+                                   lambda generator: torch.ones(2).to(generator.device),
+                                   lambda generator: draws(generator)[torch.tensor([0, 1])]],
+                         ids=['waits', 'copies', 'mixes'])
+def test_leaving_the_device_is_seen(wrong):
+    assert on_a_device_without_values(draws).shape == (3,)
+    with pytest.raises(RuntimeError): on_a_device_without_values(wrong)
+
+
 def step_without_values(network, loss_function, make_batch, numbers=(0,)):
     "Batch, loss and gradients on a device that has shapes alone: to ask for a value is an error."
-    def no_generator(draw): return lambda *size, generator, **options: draw(*size, **options)
-
     network = network.to('meta').train()
     generator = SimpleNamespace(device=torch.device('meta'))
     for part in network.modules():
         if hasattr(part, 'generator'): part.generator = generator
-    drawn = {name: no_generator(getattr(torch, name)) for name in ('rand', 'randn', 'randint')}
 
     def step(watched):
         several, host = list(numbers), not hasattr(make_batch, 'on_device')
@@ -184,7 +245,7 @@ def step_without_values(network, loss_function, make_batch, numbers=(0,)):
             loss.backward()
             return torch.stack([loss.detach(), *parts.values()])
 
-    with patch.multiple(torch, **drawn):
+    with without_generators():
         step(watched=False)  # fills what is kept for all steps: images, masks of the attention
         return step(watched=True)
 

@@ -38,12 +38,21 @@ def copy(tmp_path):
     return folder
 
 
+def cut_short(folder):
+    "Without the file that would say how long the weights are."
+    (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-100])
+    (folder / CONFIG).unlink()
+
+
 @pytest.mark.parametrize('spoil, said', [
     (lambda folder: (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:1000]), 'cut short'),
     (lambda folder: (folder / WEIGHTS).write_bytes(b'PK'), 'cut short'),
+    (lambda folder: (folder / CONFIG).write_text('not JSON'), 'is not the JSON'),
     (lambda folder: (folder / CONFIG).write_text('['), 'is not the JSON'),
     (lambda folder: (folder / CONFIG).write_text('[]'), 'is not the JSON'),
-    (lambda folder: (folder / WEIGHTS).unlink(), 'no weights')])
+    (cut_short, 'is damaged'),
+    (lambda folder: (folder / WEIGHTS).unlink(), 'no weights'),
+    (lambda folder: [path.unlink() for path in folder.iterdir()], 'no weights')])
 def test_spoilt_folders(copy, spoil, said):
     spoil(copy)
     with pytest.raises(InputError, match=said): from_pretrained(copy)
