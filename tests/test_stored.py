@@ -25,10 +25,15 @@ def test_tables_without_training(tmp_path):
     stored = regpre('store', *ASKED, *at, '--weights')
     assert stored.returncode == 0 and stored.stdout.startswith('2 of '), stored.stderr
     shutil.rmtree(tmp_path / 'runs')
+    weights = [*(results / 'runs').rglob('*.safetensors')]
+    assert weights
+    for path in weights: path.unlink()  # as in a clone, which holds scores and curves
 
     drawn = regpre('tables', *ASKED, *at)
     assert drawn.returncode == 0 and '2 runs taken from' in drawn.stdout, drawn.stderr
     assert pd.read_csv(results / 'tables' / 'table1.csv')['method'].tolist() == ['Initial', 'Baseline']
+    executed = (results / 'notebooks' / '2_ablation.ipynb').read_text()
+    assert 'No pair is drawn' in executed and not (results / 'figures' / 'pair.png').exists()
     assert 'not run: SD w/ KL' in (results / 'README.md').read_text()
     trained = {path.parent.name for path in (tmp_path / 'runs').rglob('run.json')}
     assert trained == {runs[label].key for label in ('Initial', 'Baseline')}

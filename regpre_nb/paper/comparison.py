@@ -40,9 +40,9 @@ def pair_costs(run: Run,             # trained; of a network or of a method
     "Time and memory of the pairs of a run."
     folder = run_folder(run, root)
     if (folder / 'cost.csv').exists(): return read_table(folder / 'cost.csv', ('seconds', 'cpu_seconds', 'peak_mb'))
-    settings = {'weights': str((folder / 'model.safetensors').resolve())}
-    rows = [cost_row(pair, register_kept('network', settings, cohort, pair, folder / 'cost'))
-            for pair in cohort.test_pairs[:pairs if run.leaves else 0]]
+    weights = folder / 'model.safetensors'  # scores can be stored without them
+    rows = [cost_row(pair, register_kept('network', {'weights': str(weights.resolve())}, cohort, pair, folder / 'cost'))
+            for pair in cohort.test_pairs[:pairs if weights.is_file() else 0]]
     return pd.DataFrame(rows, columns=['pair', 'seconds', 'cpu_seconds', 'peak_mb', 'versions', 'failure'])
 
 
