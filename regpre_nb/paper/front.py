@@ -311,7 +311,8 @@ def results_section(root: str | Path,  # the project's folder
              'The breathing phantom': landmark_facts(folder('cpu-lung_phantom'), root),
              'The real lung pair, with networks of the phantom': landmark_facts(folder('cpu-lung_pair'), root)}
     time = ' '.join(['Hours are the wall time of the runs, every run once: of `cpu` on one core, so two need about '
-                     'half of them; of `night` mostly on a GPU that fourteen runs shared.',
+                     'half of them; of `night` on GPUs that eight or fourteen runs shared, and in part on one core '
+                     'of a CPU.',
                      *time_facts(root), *mixed_facts(root)])
     told = ['\n'.join([f'**{heading}**', '', *(f'* {sentence}' for sentence in sentences)])
             for heading, sentences in facts.items() if sentences]
@@ -434,7 +435,7 @@ def durations(root: str | Path,  # the project's folder
     if (path := results / 'bench' / 'two_images.csv').is_file():
         pairs = read_table(path, ('all_cpu_seconds',))
         pairs = pairs[pairs['method'] == 'both'].groupby('data')['all_cpu_seconds'].median()
-        rows.append(('regpre register', 'aligns two images', f'{pairs["hippocampus"]:.0f} CPU seconds for small crops, '
+        rows.append(('regpre register', 'aligns two images (start and report not counted)', f'{pairs["hippocampus"]:.0f} CPU seconds for small crops, '
                      f'{pairs["ixi40"]:.0f} for brains at 2 mm'))
     if (folder := results / 'cpu-hippocampus').is_dir():
         minutes = 60 * hours_of_runs(folder, 'pretrain-sd-kl|sd-kl-100')

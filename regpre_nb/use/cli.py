@@ -40,7 +40,7 @@ app.add_typer(warp_commands.commands)
 app.add_typer(evaluate.commands)
 app.add_typer(own.commands)
 
-ProfileOption = Annotated[str, typer.Option('--profile', help='Sizes and lengths: smoke, cpu, gpu or paper.')]
+ProfileOption = Annotated[str, typer.Option('--profile', help='Sizes and lengths: smoke, cpu, night, gpu or paper.')]
 DataOption = Annotated[str, typer.Option('--data', help='Cohort, as `regpre data list` names them.')]
 SeedOption = Annotated[int, typer.Option('--seed', min=0, help='Of weights, batches and subsets.')]
 RootOption = Annotated[Path, typer.Option('--root', help='The clone of the project.')]
