@@ -435,7 +435,8 @@ def durations(root: str | Path,  # the project's folder
     if (path := results / 'bench' / 'two_images.csv').is_file():
         pairs = read_table(path, ('all_cpu_seconds',))
         pairs = pairs[pairs['method'] == 'both'].groupby('data')['all_cpu_seconds'].median()
-        rows.append(('regpre register', 'aligns two images (start and report not counted)', f'{pairs["hippocampus"]:.0f} CPU seconds for small crops, '
+        rows.append(('regpre register', 'aligns two images (start and report not counted)',
+                     f'{pairs["hippocampus"]:.0f} CPU seconds for small crops, '
                      f'{pairs["ixi40"]:.0f} for brains at 2 mm'))
     if (folder := results / 'cpu-hippocampus').is_dir():
         minutes = 60 * hours_of_runs(folder, 'pretrain-sd-kl|sd-kl-100')
