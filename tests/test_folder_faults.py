@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from faults import with_hole
 
 from regpre_nb.data.cohorts import check, load_cohort
 from regpre_nb.data.folder import export_folder, folder_cohort
@@ -35,12 +36,6 @@ def stretched(path: Path):
     "A label map whose header says that its voxels are larger."
     volume = load_volume(path, labels=True)
     save_volume(Volume(volume.data, volume.affine + np.diag([1., 1, 1, 0])), path)
-
-
-def with_hole(data: np.ndarray) -> np.ndarray:
-    "One voxel is no number."
-    data[0, 0, 0] = np.nan
-    return data
 
 
 FAULTS = {  # words of the sentence -> file, what is done to it

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from faults import with_hole
 
 from regpre_nb.data.cohorts import check, load_cohort
 from regpre_nb.data.volumes import Volume, fit_to, load_volume, save_volume
@@ -45,12 +46,6 @@ def replaced(change):
         volume = load_volume(path)
         save_volume(Volume(change(volume.data), volume.affine), path)
     return write
-
-
-def with_hole(data: np.ndarray) -> np.ndarray:
-    "One voxel is no number."
-    data[0, 0, 0] = np.nan
-    return data
 
 
 FAULTS = [  # words of the sentence, kind of file, what is done to it

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pooch
 import pytest
+from faults import said
 
 from regpre_nb.data.cohorts import load_cohort
 from regpre_nb.data.ixi40 import check_ixi40, download_ixi40, ixi40_cohort
 from regpre_nb.data.volumes import Volume, load_volume, save_volume
-from regpre_nb.method.settings import sentence_of
 
 NAME, CASE = 'ixi40_dlmuse', 'IXI001-HH-1001'
 PEOPLE = {f'IXI{n:03}-HH-{1000 + n}': part for n, part in enumerate(['atlas'] + ['train', 'validation', 'test']*2)}
@@ -64,13 +64,6 @@ def folder(sound, tmp_path) -> Path:
     "A copy of them to spoil."
     shutil.copytree(sound/NAME, tmp_path/NAME)
     return tmp_path
-
-
-def said(call, *given) -> str:
-    "The sentence that a call ends with."
-    sentence = sentence_of(call, *given)
-    assert sentence.count('\n') == 0
-    return sentence
 
 
 # The check

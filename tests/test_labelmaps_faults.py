@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from faults import said
 
 from regpre_nb.data.cohorts import load_cohort
 from regpre_nb.data.labelmaps import Recipe, prepare_labelmaps
 from regpre_nb.data.volumes import Volume, load_volume, save_volume
-from regpre_nb.method.settings import sentence_of
 
 MAPS, THIRD = 'synthseg_labelmaps_20', 'training_seg_03.nii.gz'
 
@@ -42,13 +42,6 @@ def folder(sound, tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv('REGPRE_CACHE', str(tmp_path/'cache'))
     shutil.copytree(sound/MAPS, tmp_path/MAPS)
     return tmp_path
-
-
-def said(call, *given) -> str:
-    "The sentence that a call ends with."
-    sentence = sentence_of(call, *given)
-    assert sentence.count('\n') == 0
-    return sentence
 
 
 def test_no_folder_is_named(monkeypatch):
