@@ -29,6 +29,14 @@ def _serve(pipe, prepare, arguments):
             pipe.send(answer)
 
 
+def _death(code):
+    "How a process ended, in words, by its exit code."
+    if code >= 0: return f'its process ended with exit code {code}'
+    name = signal.Signals(-code).name
+    return f'its process was ended by {name}' + ', perhaps for lack of memory'*(name == 'SIGKILL')
+
+
+# %% ../../nbs/data/10a_processes.ipynb #e467c096
 class Worker:
     "A process that answers one item after another."
 
@@ -58,23 +66,15 @@ class Worker:
         try: answer, reason, sound = self.pipe.recv()
         except EOFError:
             self.process.join()
-            answer, reason, sound = None, self._death(), True
+            answer, reason, sound = None, _death(self.process.exitcode), True
         if not sound: self.stop()  # an unknown error may have damaged the process, too
         item, self.item = self.item, None
         return item, answer, reason
-
-    def _death(self) -> str:
-        "How the process ended, in words."
-        code = self.process.exitcode
-        if code >= 0: return f'its process ended with exit code {code}'
-        name = signal.Signals(-code).name
-        return f'its process was ended by {name}' + ', perhaps for lack of memory'*(name == 'SIGKILL')
 
     def stop(self) -> None:
         "End the process, whatever it is at."
         self.process.terminate()
         self.process.join()
-
 
 # %% ../../nbs/data/10a_processes.ipynb #88c7d33e
 def side_by_side(items: Iterable[Any],  # none of them None
