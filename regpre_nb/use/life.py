@@ -176,10 +176,15 @@ def _speeds(runs, root):
     return {kind: seconds / steps for kind, (steps, seconds) in spent.items()}
 
 
+def _summary(results):
+    "What results/.../run.json says of its studies."
+    try: return json.loads((results / 'run.json').read_text())
+    except (OSError, ValueError): return {}
+
+
 def _earlier(folder):
     "Name of a run or study -> seconds and steps, as an earlier reproduction stored them with its results."
-    try: summary = json.loads((folder / 'run.json').read_text())
-    except (OSError, ValueError): return {}
+    summary = _summary(folder)
     found = {study: (entry['seconds'], 0) for study, entry in summary.items() if 'seconds' in entry}
     for entry in summary.values():
         for record in entry['runs'].values():
@@ -242,11 +247,11 @@ def study_log(study: str,  # a key of `STUDIES`
     return results.parent.parent / 'runs' / results.name / f'{study}.txt'
 
 
-def _study_job(study, results, pace, newest):
-    "How far a study is; `newest` is the time of the last of its runs, infinite where one is not done."
+def _study_job(study, results, pace, drawn):
+    "How far a study is; `drawn` says whether it was drawn from its runs as they are."
     log, target = study_log(study, results), results / 'notebooks' / f'{study}.ipynb'
     running = held(log.with_suffix('.lock'))
-    done = not running and target.exists() and target.stat().st_mtime >= newest
+    done = not running and target.exists() and drawn
     error = '' if running or done else _failure(log)
     state = 'running' if running else 'done' if done else 'failed' if error else 'waiting'
     return Job(study, state, log, left=0.0 if done else pace.study(study), error=error)
@@ -278,6 +283,30 @@ def make_plan(profile: str,    # a key of `PROFILES`
     every = {key: run for runs in asked.values() for key, run in runs.items()}
     return Plan(profile, cohort, seed, root, list(every.values()), asked)
 
+# %% ../../nbs/use/50_life.ipynb #d470e9f2
+def _origin(record):
+    "What decides the numbers of a run, of all that its record says."
+    known = record.get('made_from', {})
+    return {name: known.get(name) for name in ('learned', 'parent', 'weights', 'scored')}
+
+
+def _origins(plan):
+    "Key -> what each finished run was made from."
+    found = {}
+    for run in plan.runs:
+        with suppress(OSError, ValueError):
+            found[run.key] = _origin(json.loads((run_folder(run, plan.root) / 'run.json').read_text()))
+    return found
+
+
+def _drawn(plan):
+    "The studies that were drawn from their runs as they are, by the hashes of what the runs were made from."
+    summary, now = _summary(plan.results), _origins(plan)
+    told = {study: {key: _origin(record) for key, record in summary.get(study, {}).get('runs', {}).items()}
+            for study in plan.studies}
+    return {study for study, runs in plan.studies.items() if told[study] == {key: now.get(key) for key in runs}}
+
+
 # %% ../../nbs/use/50_life.ipynb #2534c0db
 def jobs(plan: Plan,
          pace: Pace,       # from `known_pace`
@@ -286,10 +315,9 @@ def jobs(plan: Plan,
     "How far everything is."
     reasons, root = reasons or {}, plan.root
     found = [_run_job(run, root, pace, reasons.get(run.key, '')) for run in plan.runs]
-    ended = {job.name: (run_folder(run, root) / 'run.json').stat().st_mtime if job.state == 'done' else float('inf')
-             for run, job in zip(plan.runs, found)}
-    times = {study: max((ended[key] for key in runs), default=0.0) for study, runs in plan.studies.items()}
-    return found + [_study_job(study, plan.results, pace, newest) for study, newest in times.items()]
+    done, drawn = {job.name for job in found if job.state == 'done'}, _drawn(plan)
+    return found + [_study_job(study, plan.results, pace, study in drawn and done >= {*runs})
+                    for study, runs in plan.studies.items()]
 
 
 def time_left(jobs: list[Job],
@@ -314,12 +342,6 @@ def reasons(plan: Plan,
     return {key: reason for key, reason in found.items() if reason}
 
 
-def _summary(results):
-    "What results/.../run.json says of its studies."
-    try: return json.loads((results / 'run.json').read_text())
-    except (OSError, ValueError): return {}
-
-
 def _clear_results(results):
     "Remove what studies have drawn; what they noted of its cost stays. Whether there was anything."
     found = [path for name in ('tables', 'figures', 'scores', 'notebooks') if (path := results / name).exists()]
@@ -338,9 +360,10 @@ def take_back(plan: Plan,
     notebooks = {study: path for study in plan.studies if (path := folder / f'{study}.ipynb').exists()}
     if any(summary.get(study, {}).get('fingerprint') != mark for study in notebooks) and _clear_results(plan.results):
         yield f'{plan.results} holds what was drawn from other data, or from data that nobody noted; it is drawn again.'
+    drawn = _drawn(plan)
     for study, path in notebooks.items():
-        if path.exists() and {*summary[study]['runs']} != {*plan.studies[study]}:
-            yield f'{study} is drawn again: its runs are others now.'
+        if study not in drawn and path.exists():
+            yield f'{study} is drawn again: its runs are others now, or were made from something else.'
             path.unlink()
 
 
