@@ -5,6 +5,7 @@ from pathlib import Path
 import hostile
 import pytest
 
+from regpre_nb.data.downloads import unpack
 from regpre_nb.data.ixi import read_arrays
 from regpre_nb.method.settings import sentence_of
 
@@ -29,3 +30,14 @@ def test_hostile_pickle(pickles, kind, name, tmp_path):
     finally: most, _ = tracemalloc.get_traced_memory()[1], tracemalloc.stop()
     assert said.startswith(f'{path}: ') and said.count('\n') == 0 and len(said) < 400, said
     assert not canary.exists() and most < 20_000_000
+
+
+def test_hostile_archives(tmp_path):
+    "One sentence each, and nothing is written, neither there nor elsewhere."
+    archives, target = hostile.archives(tmp_path), tmp_path / 'inner' / 'target'
+    before = sorted(tmp_path.rglob('*'))
+    for label, path in archives.items():
+        said = sentence_of(unpack, path, target)
+        assert said.startswith(f'{path}: ') and '\n' not in said and len(said) < 400, (label, said)
+        assert sorted(tmp_path.rglob('*')) == before, label
+    assert len(archives) > 70

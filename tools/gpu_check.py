@@ -616,15 +616,15 @@ def pack_runs(runs: Sequence, root: Path, out: Path, part: int = PART, parts: in
 
 def unpack_runs(folder: Path, root: Path) -> int:
     "Put the runs of an earlier call where this one looks for them; returns the number of files."
+    from regpre_nb.data.downloads import unpack
     parts = sorted(folder.glob('runs.tar.*'))
     if not parts: raise SystemExit(f'{folder} holds no runs.tar.000; name the output folder of an earlier call.')
     root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=root) as file:
-        for path in parts: file.write(path.read_bytes())
-        file.seek(0)
-        with tarfile.open(fileobj=file) as archive:
-            archive.extractall(root, filter='data')
-            return len(archive.getnames())
+    with tempfile.TemporaryDirectory(dir=root) as here:
+        archive = Path(here) / 'runs.tar'
+        with open(archive, 'wb') as file:
+            for path in parts: file.write(path.read_bytes())
+        return len(unpack(archive, root))
 
 
 def trim(old: Path, out: Path, parts: int) -> list[str]:
