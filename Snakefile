@@ -46,7 +46,7 @@ rule run:
     log: Path('runs') / '{group}' / '{key}' / 'output.txt'
     threads: 1
     resources: gpu=1
-    shell: 'regpre train {wildcards.key} --profile {PROFILE} --data {DATA} --seed {SEED} > {log} 2>&1'
+    shell: 'regpre train {wildcards.key:q} --profile {PROFILE:q} --data {DATA:q} --seed {SEED} > {log:q} 2>&1'
 
 
 rule study:
@@ -54,4 +54,4 @@ rule study:
     output: RESULTS / 'notebooks' / '{study}.ipynb'
     log: study_log('{study}', RESULTS)
     threads: 1
-    shell: 'regpre study {wildcards.study} --profile {PROFILE} --data {DATA} --seed {SEED} > {log} 2>&1'
+    shell: 'regpre study {wildcards.study:q} --profile {PROFILE:q} --data {DATA:q} --seed {SEED} > {log:q} 2>&1'
