@@ -1,16 +1,12 @@
-"Training that is interrupted, whose checkpoint cannot be used, or that several processes share."
+"Training that is interrupted, or whose checkpoint cannot be used."
 import errno
 import os
-import socket
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from unittest.mock import patch
 
 import pytest
 import torch
 import torch.nn.functional as F
-from commands import environment
-from forked import call
 from torch import nn
 
 from regpre_nb.learn.training import (
@@ -112,42 +108,3 @@ def test_a_run_of_another_kind(whole, tmp_path):
     with pytest.raises(InputError, match='do not fit this Conv3d'): train(whole, nn.Conv3d(1, 1, 3))
     (tmp_path / 'a file').touch()
     with pytest.raises(InputError, match='Cannot write'): train(tmp_path / 'a file')
-
-
-# Two processes. A linear model learns the sum of three numbers
-
-def fit_linear(folder, size=4):
-    cases = torch.randn(320, 3, generator=torch.Generator().manual_seed(0))
-    model = nn.Linear(3, 1)
-    nn.init.zeros_(model.weight), nn.init.zeros_(model.bias)
-    def loss(model, batch): return (model(batch['cases'])[:, 0] - batch['cases'].sum(1)).square().mean(), {}
-    fit(model, loss, lambda number, generator: {'cases': cases[number * size:(number + 1) * size]},
-        TrainSettings(steps=40, learning_rate=0.05, checkpoint_every=20), folder, progress=False)
-    return model.weight.detach()
-
-
-def together(processes, function, *arguments):
-    "What a launcher does: one process for each rank, and a port where they meet."
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        port = probe.getsockname()[1]
-    shared = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=port, WORLD_SIZE=processes, LOCAL_WORLD_SIZE=processes,
-                  ACCELERATE_USE_CPU='true')
-
-    def start(rank): return call(function, *arguments, variables=environment(**shared, RANK=rank, LOCAL_RANK=rank))
-    with ThreadPoolExecutor(processes) as pool: return list(pool.map(start, range(processes)))
-
-
-@pytest.mark.skipif(not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
-                    reason='this build of torch has no gloo')
-def test_two_processes_are_one_with_twice_the_batch(tmp_path):
-    "One file is written, the loss in the log is the mean of both, and one process cannot go on alone."
-    both, alone = tmp_path / 'both', tmp_path / 'alone'
-    for done in together(2, fit_linear, both): assert done.returncode == 0, done.stderr
-    record = read_metadata(both / 'last.safetensors')
-    assert (record['step'], record['processes']) == (40, 2)
-    weight = fit_linear(alone, size=8)
-    assert torch.allclose(read_tensors(both / 'last.safetensors')['model.weight'], weight, atol=1e-6)
-    losses = [torch.tensor(read_log(folder / 'log.jsonl')['loss'].to_numpy()) for folder in (both, alone)]
-    assert torch.allclose(*losses, atol=1e-5)
-    with pytest.raises(InputError, match='processes is 1 now and was 2'): fit_linear(both)

@@ -24,13 +24,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..learn.scoring import validation_dice
+from ..learn.scoring import pair_dice
 from regpre_nb.learn.training import (
     FitResult,
+    MeanOfPairs,
     TrainSettings,
     fit,
     load_weights,
-    save_weights,
+    save_together,
     step_generator,
 )
 from ..method.losses import diffusion, one_hot, soft_dice
@@ -217,12 +218,14 @@ def synth_batches(settings: SynthSettings,  # of the pairs
 
 def synth_validation(settings: SynthSettings,  # of the pairs, and how many
                      seed: int = 0,            # of the run; the pairs of a seed never change
-                    ) -> Callable[[nn.Module], dict[str, float]]:
-    "A function that scores a network: mean Dice over all labels of fixed synthetic pairs."
-    def validate(network):
-        pairs = (synth_pair(settings, step_generator(seed + 1_000_003, n)) for n in range(settings.validation_pairs))
-        return validation_dice(network, pairs, range(settings.n_labels))
-    return validate
+                    ) -> MeanOfPairs:
+    "Scores a network: mean Dice over all labels of fixed synthetic pairs."
+    def one(network, number):
+        device = next(network.parameters()).device
+        made = synth_pair(settings, step_generator(seed + 1_000_003, number)).items()
+        pair = {name: tensor.to(device) for name, tensor in made}
+        return pair_dice(network, pair, range(settings.n_labels), f'validation pair {number + 1}')
+    return MeanOfPairs(settings.validation_pairs, one)
 
 
 def keep_best(network: nn.Module,  # gets its best weights
@@ -232,7 +235,7 @@ def keep_best(network: nn.Module,  # gets its best weights
     "Write the best weights of a training as `model.safetensors` into its folder, with what builds them and the score."
     load_weights(network, result.folder / 'best.safetensors')
     described = {'network': describe_network(network)} | record | {'score': result.best_score}
-    save_weights(network, result.folder / 'model.safetensors', **described)
+    save_together(network, result.folder / 'model.safetensors', **described)
     return result
 
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TrainSettings', 'polynomial_decay', 'make_optimiser', 'step_generator', 'share_generator', 'save_weights',
            'read_metadata', 'load_weights', 'load_described', 'read_log', 'default_device', 'device_room',
-           'run_environment', 'FitResult', 'fit']
+           'run_environment', 'MeanOfPairs', 'FitResult', 'LostProcess', 'fit', 'save_together']
 
 # %% ../../nbs/learn/20_training.ipynb #2099dcea
 # Before accelerate: it keeps tqdm.auto from asking for ipywidgets.
@@ -33,6 +33,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from types import NoneType
@@ -41,9 +42,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.state import AcceleratorState, GradientState
-from accelerate.utils import AutocastKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs, PartialState
+from accelerate.utils import broadcast_object_list, convert_outputs_to_fp32, gather_object
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as tensors_to_bytes
 from torch import nn
@@ -74,7 +74,7 @@ class TrainSettings:
     weight_decay: float = 0.0  # of the optimiser
     power: float = 0.9  # of the polynomial decay; 0 keeps the learning rate constant
     steps_per_epoch: int = 1  # the learning rate changes once an epoch
-    accumulate: int = 1  # batches whose gradients are averaged in one step
+    accumulate: int = 1  # batches whose gradients are averaged in one step; processes share them
     precision: Literal['no', 'bf16'] = 'no'  # 'no' is float32; 'bf16': forward pass in bfloat16 autocast
     seed: int = 0  # of every random choice of the run
     validate_every: int = 0  # steps; 0: only at the end
@@ -90,6 +90,11 @@ class TrainSettings:
 
     def __post_init__(self):
         check_values(self, _RULES)
+
+    def processes(self, most: int  # that could be started
+                 ) -> int:         # of them; each takes as many of the batches of a step
+        "How many processes can share a step."
+        return max(n for n in range(1, max(1, most) + 1) if self.accumulate % n == 0)
 
 # %% ../../nbs/learn/20_training.ipynb #9b8f83b0
 def polynomial_decay(
@@ -118,11 +123,11 @@ def make_optimiser(
 def step_generator(
     seed: int,  # of the run, 0 or more
     step: int,  # finished steps, 0 or more
-    rank: int = 0,  # of the process, 0 unless several train together
+    place: int = 0,  # of the batch in the step, 0 unless a step has several
     device: torch.device | str = 'cpu',  # where the numbers are drawn
 ) -> torch.Generator:
-    "Generator of one step, a function of (seed, step, rank) alone."
-    return torch.Generator(device).manual_seed(_mixed(seed, step, rank))
+    "Generator of one batch of a step, a function of (seed, step, place) alone."
+    return torch.Generator(device).manual_seed(_mixed(seed, step, place))
 
 
 def _mixed(*numbers: int) -> int:
@@ -326,65 +331,87 @@ def run_environment(
                 threads=torch.get_num_threads(), commit=_commit())
 
 # %% ../../nbs/learn/20_training.ipynb #9f75472d
-def _accelerator(settings: TrainSettings) -> Accelerator:
-    AcceleratorState._reset_state()
-    GradientState._reset_state()
-    handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)]
-    if settings.graph:
-        handlers.append(AutocastKwargs(cache_enabled=False))  # a graph must convert the weights each time
-    return Accelerator(mixed_precision=settings.precision, gradient_accumulation_steps=settings.accumulate,
-                       kwargs_handlers=handlers)
+_PATIENCE = timedelta(minutes=30)  # for another process: the first one may have to check data before it comes
+
+
+def _accelerator(**options: Any) -> Accelerator:
+    handlers = [InitProcessGroupKwargs(timeout=_PATIENCE), DistributedDataParallelKwargs(**options)]
+    several = int(os.environ.get('WORLD_SIZE', 1)) > 1
+    return Accelerator(mixed_precision='no', cpu=several and default_device().type == 'cpu', kwargs_handlers=handlers)
 
 
 @dataclass
 class _Run:
     accelerator: Accelerator
-    model: nn.Module  # as accelerate wrapped it
-    optimiser: torch.optim.Optimizer  # as accelerate wrapped it
+    device: torch.device
+    bare_model: nn.Module
+    optimiser: torch.optim.Optimizer
     settings: TrainSettings
     folder: Path
+    model: nn.Module | None = None  # whose gradients are averaged over processes
     step: int = 0  # finished steps
     seconds: float = 0.0  # spent on them and on validation, interruptions left out
     best_score: float | None = None
     pending: list = field(default_factory=list)  # losses of steps that are not in the log yet
     environment: dict = field(default_factory=dict)  # versions and device
-    generator: torch.Generator | None = None  # of all steps, seeded anew in each
+    generator: torch.Generator | None = None  # of all steps, seeded anew for each batch
     saved: float = 0.0  # seconds at the last checkpoint
     steps_here: int = 0  # taken by this process
     stream: Any = None  # on which steps are taken that a graph is to follow
     replay: Callable | None = None  # does forward and backward pass of a step as a graph
 
     @property
-    def bare_model(self) -> nn.Module:
-        return self.accelerator.unwrap_model(self.model)
+    def processes(self) -> int:
+        return self.accelerator.num_processes
 
     @property
-    def bare_optimiser(self) -> torch.optim.Optimizer:
-        return self.optimiser.optimizer
+    def parts(self) -> int:  # batches of a step that this process takes
+        return self.settings.accumulate // self.processes
+
+    def place(self, part: int) -> int:  # of one of them in the step
+        return part * self.processes + self.accelerator.process_index
 
     def due(self, every: int) -> bool:
         return self.step == self.settings.steps or (every > 0 and self.step % every == 0)
 
 # %% ../../nbs/learn/20_training.ipynb #7051ec94
 def _prepare(model: nn.Module, settings: TrainSettings, folder: Path) -> _Run:
-    accelerator = _accelerator(settings)
+    accelerator = _accelerator()
+    if settings.accumulate % accelerator.num_processes:
+        raise InputError(
+            f'{folder.name}: a step of this run has {settings.accumulate} batch(es), which {accelerator.num_processes} '
+            f'processes cannot share: start {settings.processes(accelerator.num_processes)}, or set accumulate.')
+    device = accelerator.device if accelerator.num_processes > 1 else default_device()
     if settings.channels_last:
         model.to(memory_format=torch.channels_last_3d)
-    optimiser = make_optimiser(model, settings)
-    return _Run(accelerator, *accelerator.prepare(model, optimiser), settings, folder,
-                environment=run_environment(accelerator.device))
+    model.to(device)
+    return _Run(accelerator, device, model, make_optimiser(model, settings), settings, folder, model,
+                environment=run_environment(device))
+
+
+@contextmanager
+def _precision(model: nn.Module, settings: TrainSettings, device: torch.device) -> Iterator[None]:
+    if settings.precision == 'no':
+        yield
+        return
+    autocast = torch.autocast(device.type, torch.bfloat16, cache_enabled=not settings.graph)  # a graph converts anew
+    model.forward = convert_outputs_to_fp32(autocast(model.forward))
+    try:
+        yield
+    finally:
+        del model.forward
 
 # %% ../../nbs/learn/20_training.ipynb #057b0ed0
 def _checkpoint_tensors(run: _Run) -> dict[str, torch.Tensor]:
     tensors = {f'model.{name}': tensor for name, tensor in run.bare_model.state_dict().items()}
-    for index, moments in run.bare_optimiser.state_dict()['state'].items():
+    for index, moments in run.optimiser.state_dict()['state'].items():
         tensors |= {f'optimiser.{index}.{name}': tensor for name, tensor in moments.items()}
     return {name: tensor.detach().cpu() for name, tensor in tensors.items()}  # looked at here: a GPU is waited for once
 
 
 def _record(run: _Run) -> dict:
     return dict(step=run.step, best_score=run.best_score, seconds=round(run.seconds, 3),
-                processes=run.accelerator.num_processes,
+                processes=run.processes,
                 settings=asdict(run.settings), environment=run.environment)
 
 
@@ -405,17 +432,16 @@ def _advice(run: _Run) -> str:
 
 # %% ../../nbs/learn/20_training.ipynb #e243e51d
 def _check_record(record: dict, path: Path) -> None:
-    kinds = {'step': int, 'seconds': (int, float), 'best_score': (int, float, NoneType), 'settings': dict,
-             'processes': int}
+    kinds = {'step': int, 'seconds': (int, float), 'best_score': (int, float, NoneType), 'settings': dict}
     if not all(name in record and isinstance(record[name], kind) for name, kind in kinds.items()):
         raise InputError(f'{path} is not a checkpoint of a run: choose another folder, or delete the file.')
 
 
 def _check_settings(run: _Run, record: dict, path: Path) -> None:
     names = [field.name for field in deciding(run.settings)]
-    now = {name: getattr(run.settings, name) for name in names} | {'processes': run.accelerator.num_processes}
+    now = {name: getattr(run.settings, name) for name in names}
     defaults = asdict(TrainSettings(steps=1))  # of settings that came after the checkpoint
-    stored = defaults | record['settings'] | {'processes': record['processes']}
+    stored = defaults | record['settings']
     others = [f'{name} is {value!r} now and was {stored.get(name)!r}'
                  for name, value in now.items() if stored.get(name) != value]
     if others:
@@ -447,7 +473,7 @@ def _resume(run: _Run) -> None:
         _check_record(record, path)
         _check_settings(run, record, path)
         _load_tensors(run.bare_model, _part(tensors, 'model'), path)
-        _load_optimiser(run.bare_optimiser, _part(tensors, 'optimiser'), path)
+        _load_optimiser(run.optimiser, _part(tensors, 'optimiser'), path)
         run.step, run.seconds, run.best_score = record['step'], record['seconds'], record['best_score']
         run.saved = run.seconds
     if run.accelerator.is_main_process:
@@ -464,12 +490,11 @@ def _made(make_batch: Callable, numbers: list[int], generator: torch.Generator) 
     return {name: torch.cat([each[name] for each in made]) for name in made[0]}
 
 
-def _batch(run: _Run, make_batch: Callable, part: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-    first = (run.step * run.settings.accumulate + part) * run.settings.batch
-    numbers = [(first + i) * run.accelerator.num_processes + run.accelerator.process_index
-               for i in range(run.settings.batch)]
-    batch = {name: tensor.to(run.accelerator.device, non_blocking=True)
-             for name, tensor in _made(make_batch, numbers, generator).items()}
+def _batch(run: _Run, make_batch: Callable, part: int = 0) -> dict[str, torch.Tensor]:
+    first = (run.step * run.settings.accumulate + run.place(part)) * run.settings.batch
+    numbers = [*range(first, first + run.settings.batch)]
+    batch = {name: tensor.to(run.device, non_blocking=True)
+             for name, tensor in _made(make_batch, numbers, run.generator).items()}
     if run.settings.channels_last:
         batch = {name: tensor.to(memory_format=torch.channels_last_3d) if tensor.ndim == 5 else tensor
                  for name, tensor in batch.items()}
@@ -481,36 +506,39 @@ def _logged(loss: torch.Tensor, parts: dict) -> dict[str, torch.Tensor]:
             for name, value in ({'loss': loss} | parts).items()}
 
 
-def _learn(run: _Run, loss_function: Callable, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    with run.accelerator.accumulate(run.model):
-        loss, parts = loss_function(run.model, batch)
-        run.accelerator.backward(loss)
-        if run.settings.gradient_clip and run.accelerator.sync_gradients:
-            run.accelerator.clip_grad_norm_(run.model.parameters(), run.settings.gradient_clip)
-        run.optimiser.step()
-        run.optimiser.zero_grad()
-    return _logged(loss, parts)
-
-# %% ../../nbs/learn/20_training.ipynb #19b06427
-def _begin_step(run: _Run) -> None:
-    settings = run.settings
-    seed = _mixed(settings.seed, run.step, run.accelerator.process_index)
+def _begin_part(run: _Run, part: int = 0) -> None:
+    seed = _mixed(run.settings.seed, run.step, run.place(part))
     run.generator.manual_seed(seed)
     torch.manual_seed(seed)
-    for group in run.bare_optimiser.param_groups:
-        group['lr'] = polynomial_decay(settings, run.step)
+
+
+def _learn(run: _Run, loss_function: Callable, make_batch: Callable, part: int) -> dict[str, torch.Tensor]:
+    _begin_part(run, part)
+    last = part == run.parts - 1  # with which processes exchange their gradients
+    with nullcontext() if last else run.accelerator.no_sync(run.model):
+        loss, parts = loss_function(run.model, _batch(run, make_batch, part))
+        (loss / run.parts).backward()
+    return _logged(loss, parts)
+
+
+# %% ../../nbs/learn/20_training.ipynb #19b06427
+def _update(run: _Run) -> None:
+    if run.settings.gradient_clip:
+        torch.nn.utils.clip_grad_norm_(run.bare_model.parameters(), run.settings.gradient_clip)
+    for group in run.optimiser.param_groups:
+        group['lr'] = polynomial_decay(run.settings, run.step)
+    run.optimiser.step()
 
 
 def _plain_step(run: _Run, loss_function: Callable, make_batch: Callable) -> dict[str, torch.Tensor]:
-    parts = [_learn(run, loss_function, _batch(run, make_batch, part, run.generator))
-             for part in range(run.settings.accumulate)]
+    parts = [_learn(run, loss_function, make_batch, part) for part in range(run.parts)]
+    _update(run)
+    run.optimiser.zero_grad()
     return {name: torch.stack([values[name] for values in parts]).mean() for name in parts[0]}
 
 
 def _take_step(run: _Run, loss_function: Callable, make_batch: Callable) -> None:
-    replay = _graph_of_step(run, loss_function, make_batch)
-    _begin_step(run)
-    if replay:
+    if replay := _graph_of_step(run, loss_function, make_batch):
         run.pending.append(_graph_step(run, replay))
     else:
         with _beside(run.stream):
@@ -519,8 +547,8 @@ def _take_step(run: _Run, loss_function: Callable, make_batch: Callable) -> None
 
 
 def _new_generator(run: _Run) -> None:
-    run.generator = torch.Generator(run.accelerator.device)
-    share_generator(run.model, run.generator)
+    run.generator = torch.Generator(run.device)
+    share_generator(run.bare_model, run.generator)
 
 
 @contextmanager
@@ -528,6 +556,24 @@ def _own_random_state(device: torch.device):
     with torch.random.fork_rng([device] if device.type == 'cuda' else []):
         yield
 
+
+# %% ../../nbs/learn/20_training.ipynb #0dccddb3
+def _leaves_some_out(run: _Run, loss_function: Callable, make_batch: Callable) -> bool:
+    buffers = {name: buffer.clone() for name, buffer in run.bare_model.named_buffers()}
+    _begin_part(run)
+    loss, _ = loss_function(run.bare_model, _batch(run, make_batch))
+    learnable = [parameter for parameter in run.bare_model.parameters() if parameter.requires_grad]
+    gradients = torch.autograd.grad(loss, learnable, allow_unused=True)
+    for name, buffer in run.bare_model.named_buffers():
+        buffer.copy_(buffers[name])
+    some = torch.tensor(float(any(gradient is None for gradient in gradients)), device=run.device)
+    return bool(run.accelerator.reduce(some, 'sum') > 0)
+
+
+def _share(run: _Run, loss_function: Callable, make_batch: Callable) -> None:
+    if run.processes > 1 and run.step < run.settings.steps:
+        unused = _leaves_some_out(run, loss_function, make_batch)
+        run.model = _accelerator(find_unused_parameters=unused).prepare(run.bare_model)
 
 # %% ../../nbs/learn/20_training.ipynb #3efa143d
 @contextmanager
@@ -592,8 +638,8 @@ _WARM_UP = 3  # plain steps of a process before it records one
 
 
 def _wants_graph(run: _Run) -> bool:
-    settings, accelerator = run.settings, run.accelerator
-    return (settings.graph and accelerator.device.type == 'cuda' and accelerator.num_processes == 1
+    settings = run.settings
+    return (settings.graph and run.device.type == 'cuda' and run.processes == 1
             and settings.accumulate == 1 and os.environ.get('REGPRE_GRAPH') != '0')
 
 
@@ -622,7 +668,7 @@ def _recorded(work: Callable, run: _Run) -> tuple[Callable, torch.Tensor]:
 
 # %% ../../nbs/learn/20_training.ipynb #7d20c5b3
 def _record_step(run: _Run, loss_function: Callable, make_batch: Callable, drawn_inside: bool) -> Callable:
-    def batch(): return _batch(run, make_batch, 0, run.generator)
+    def batch(): return _batch(run, make_batch)
 
     names: list[str] = []
     fixed = {} if drawn_inside else {name: tensor.clone() for name, tensor in batch().items()}
@@ -634,7 +680,7 @@ def _record_step(run: _Run, loss_function: Callable, make_batch: Callable, drawn
         names[:] = values
         return torch.stack(list(values.values()))
 
-    run.bare_optimiser.zero_grad(set_to_none=True)  # the graph gets gradients of its own and writes them anew each time
+    run.optimiser.zero_grad(set_to_none=True)  # the graph gets gradients of its own and writes them anew each time
     again, told = _recorded(work, run)
 
     def replay():
@@ -647,18 +693,17 @@ def _record_step(run: _Run, loss_function: Callable, make_batch: Callable, drawn
 
 
 def _graph_step(run: _Run, replay: Callable) -> dict[str, torch.Tensor]:
+    _begin_part(run)
     values = replay()
-    if run.settings.gradient_clip:
-        torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.settings.gradient_clip)
-    run.bare_optimiser.step()
+    _update(run)
     return values
 
 # %% ../../nbs/learn/20_training.ipynb #8bc8bce5
 def _check_replay(run: _Run, replay: Callable, loss_function: Callable, make_batch: Callable) -> None:
-    _begin_step(run)
+    _begin_part(run)
     replayed = replay()['loss'].item()
-    _begin_step(run)
-    expected = loss_function(run.model, _batch(run, make_batch, 0, run.generator))[0].item()
+    _begin_part(run)
+    expected = loss_function(run.model, _batch(run, make_batch))[0].item()
     if not abs(replayed - expected) <= 0.02 * abs(expected) + 1e-3:
         raise RuntimeError(f'its loss is {replayed:.4f}, that of the plain step {expected:.4f}')
 
@@ -673,7 +718,7 @@ def _graph_of_step(run: _Run, loss_function: Callable, make_batch: Callable) -> 
             run.replay = replay
             return replay
         except Exception as error:  # of PyTorch or CUDA, in many ways
-            run.bare_optimiser.zero_grad(set_to_none=True)
+            run.optimiser.zero_grad(set_to_none=True)
             _new_generator(run)
             while error.__context__:  # the first of those that followed from each other
                 error = error.__context__
@@ -699,12 +744,39 @@ def _write_log(run: _Run) -> dict[str, float]:
     run.pending.clear()
     return line
 
+# %% ../../nbs/learn/20_training.ipynb #16d5e001
+@dataclass(frozen=True)
+class MeanOfPairs:
+    "A validation that processes can share: the mean over pairs of what one pair gives."
+    count: int  # pairs
+    one: Callable[[nn.Module, int], dict[str, float]]  # (model, number of a pair) -> numbers, 'score' among them
+
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        "All pairs, one after the other."
+        return self.mean([self.one(model, number) for number in range(self.count)])
+
+    def mean(self, found: list[dict[str, float]]) -> dict[str, float]:  # of pairs, in their order
+        "Mean of every number over the pairs that have it."
+        names = dict.fromkeys(name for numbers in found for name in numbers)
+        return {name: float(np.mean([numbers[name] for numbers in found if name in numbers])) for name in names}
+
 # %% ../../nbs/learn/20_training.ipynb #d12e41aa
+def _validated(run: _Run, validate: Callable) -> dict[str, float]:
+    model, processes = run.bare_model, run.processes
+    if processes == 1:
+        return validate(model)
+    if not isinstance(validate, MeanOfPairs):
+        return broadcast_object_list([validate(model)])[0]
+    mine = range(run.accelerator.process_index, validate.count, processes)
+    found = dict(gather_object([(number, validate.one(model, number)) for number in mine]))
+    return validate.mean([found[number] for number in range(validate.count)])
+
+
 def _validate(run: _Run, validate: Callable) -> None:
-    model = run.bare_model.eval()
+    run.bare_model.eval()
     with torch.no_grad():
-        values = {name: float(value) for name, value in validate(model).items()}
-    model.train()
+        values = {name: float(value) for name, value in _validated(run, validate).items()}
+    run.bare_model.train()
     if 'score' not in values:
         raise ValueError(f"fit: validate returned {sorted(values)}, it must return 'score' too (higher is better)")
     if run.accelerator.is_main_process:
@@ -729,9 +801,9 @@ def _bar(run: _Run, progress: bool, label: str) -> tqdm:
 
 def _late(run: _Run) -> bool:
     late = run.due(run.settings.log_every) and run.seconds - run.saved >= run.settings.checkpoint_seconds
-    if run.accelerator.num_processes == 1 or not run.due(run.settings.log_every):
+    if run.processes == 1 or not run.due(run.settings.log_every):
         return late
-    told = torch.tensor(float(late), device=run.accelerator.device)  # all processes do the same
+    told = torch.tensor(float(late), device=run.device)  # all processes do the same
     return bool(run.accelerator.reduce(told, 'sum') > 0)
 
 
@@ -755,14 +827,32 @@ class FitResult:
     best_score: float | None  # highest validation score, None without validation
     folder: Path  # holds last, best, log and validation
 
+# %% ../../nbs/learn/20_training.ipynb #e6872773
+class LostProcess(RuntimeError):
+    "Of the processes that train together, one has ended or fallen silent."
+
+
+@contextmanager
+def _losing_none(run: _Run) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        lost = isinstance(error, torch.distributed.DistError) or 'gloo' in str(error) or 'NCCL' in str(error)
+        if run.processes == 1 or not lost:
+            raise
+        raise LostProcess(
+            f'{run.folder.name}: of {run.processes} processes that train together, one has ended or fallen silent in '
+            f'step {run.step + 1}. Start the same command again, with as many processes or fewer: the run goes on from '
+            'its last checkpoint.') from error
+
 # %% ../../nbs/learn/20_training.ipynb #a12c71e0
 def fit(
-    model: nn.Module,  # trained in place; ends on the device that accelerate chose
+    model: nn.Module,  # trained in place; ends on the device where it was trained
     loss_function: Callable,  # (model, batch) -> (loss, dict of scalars for the log)
     make_batch: Callable,  # (number, generator) -> dict of tensors; `settings.batch` of them are put together
     settings: TrainSettings,  # how to train
     folder: str | Path,  # of this run: checkpoints and logs
-    validate: Callable | None = None,  # (model) -> dict of numbers with 'score', higher is better
+    validate: Callable | None = None,  # (model) -> dict of numbers with 'score', higher is better; see `MeanOfPairs`
     progress: bool = True,  # show a bar with loss, speed and time left
     label: str = '',  # name on the bar, default the folder's
 ) -> FitResult:
@@ -770,22 +860,36 @@ def fit(
     run = _prepare(model, settings, Path(folder))
     try:
         _resume(run)
-        with (_own_random_state(run.accelerator.device), _own_arithmetic(settings),
+        with (_losing_none(run), _own_random_state(run.device), _own_arithmetic(settings),
+              _precision(model, settings, run.device),
               _only_deterministic(run.folder.name) if settings.deterministic else nullcontext(),
               _bar(run, progress, label) as bar):
             started = time.monotonic() - run.seconds
-            run.model.train()
+            run.bare_model.train()
             _new_generator(run)
-            run.stream = _side_stream(run.accelerator.device) if _wants_graph(run) else None
+            _share(run, loss_function, make_batch)
+            run.stream = _side_stream(run.device) if _wants_graph(run) else None
             while run.step < settings.steps:
                 _take_step(run, loss_function, make_batch)
                 run.seconds = time.monotonic() - started
                 _keep_records(run, validate, bar)
                 bar.update()
-        run.accelerator.wait_for_everyone()  # what the first process wrote is there for all
+            run.accelerator.wait_for_everyone()  # what the first process wrote is there for all
     finally:
         share_generator(model, None)
         run.replay = None  # a graph keeps its memory while anything holds it, a gradient too
-        run.bare_optimiser.zero_grad()
-        run.accelerator.unwrap_model(run.model, keep_fp32_wrapper=False).eval()
+        run.optimiser.zero_grad()
+        model.eval()
     return FitResult(run.step, run.seconds, run.best_score, run.folder)
+
+
+def save_together(
+    module: nn.Module,  # whose state dict is written
+    path: str | Path,  # file to write, named *.safetensors
+    **metadata,  # a record to keep with the weights
+) -> None:
+    "`save_weights` by the first of the processes that train together; the file is there for all of them afterwards."
+    processes = PartialState()
+    if processes.is_main_process:
+        save_weights(module, path, **metadata)
+    processes.wait_for_everyone()
