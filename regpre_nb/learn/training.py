@@ -339,7 +339,7 @@ def _accelerator(**options: Any) -> Accelerator:
     several = int(os.environ.get('WORLD_SIZE', 1)) > 1
     return Accelerator(mixed_precision='no', cpu=several and default_device().type == 'cpu', kwargs_handlers=handlers)
 
-
+# %% ../../nbs/learn/20_training.ipynb #5166dc2e
 @dataclass
 class _Run:
     accelerator: Accelerator
@@ -882,7 +882,7 @@ def fit(
         model.eval()
     return FitResult(run.step, run.seconds, run.best_score, run.folder)
 
-
+# %% ../../nbs/learn/20_training.ipynb #c7dcf355
 def save_together(
     module: nn.Module,  # whose state dict is written
     path: str | Path,  # file to write, named *.safetensors
