@@ -35,10 +35,17 @@ from regpre_nb.learn.training import (
     step_generator,
 )
 from ..method.losses import diffusion, one_hot, soft_dice
-from ..method.random_images import AMPLITUDES, paint, random_intensities, random_pair
-from ..method.settings import InputError, checked
+from ..method.random_images import AMPLITUDES, SIZES, paint, random_intensities, random_pair
+from ..method.settings import InputError, check_values, checked
 from ..method.spatial import along_axis, integrate, interpolate, warp
-from ..method.transmorph import SameConv3d, describe_network, network, to_image_grid, working_pair
+from regpre_nb.method.transmorph import (
+    InstanceNorm,
+    SameConv3d,
+    describe_network,
+    network,
+    to_image_grid,
+    working_pair,
+)
 
 # %% ../../nbs/compare/32_synthmorph.ipynb #f1e11d49
 @checked
@@ -64,6 +71,7 @@ class SynthSettings:
     validation_pairs: int = 50                      # fixed, from a seed of their own
 
     def __post_init__(self):
+        check_values(self, {'shape': SIZES})
         if not 2 <= self.n_labels <= 256:
             raise ValueError(f'SynthSettings: n_labels is {self.n_labels}, it must be 2 to 256')
         if not 1 <= len(self.encoder) <= len(self.decoder):
@@ -159,10 +167,12 @@ def velocity_unet(encoder: tuple[int, ...],  # features, fine to coarse
     extra = [neurite.modules.ConvBlock(3, *sizes, normalization=norm, activation=leaky)
              for sizes in pairwise(decoder[levels - 1:])]
     for block in extra if norm else ():  # without a scale of its own, which training shrinks until nothing moves
-        block.normalization0 = nn.InstanceNorm3d(block.conv0.out_channels)
+        block.normalization0 = InstanceNorm(block.conv0.out_channels)
     unet.out_layer = nn.Sequential(*extra, SameConv3d(decoder[-1], 3))
     for name, layer in list(unet.named_modules()):
         if type(layer) is nn.Conv3d: unet.set_submodule(name, SameConv3d(layer.in_channels, layer.out_channels))
+        if type(layer) is nn.InstanceNorm3d:
+            unet.set_submodule(name, InstanceNorm(layer.num_features, layer.eps, affine=layer.affine))
     _initialise(unet)
     return unet
 

@@ -29,7 +29,7 @@ from regpre_nb.learn.training import (
 )
 from ..method.heads import Prediction, PretrainingNetwork
 from ..method.losses import Loss, gaussian_kl
-from ..method.random_images import AMPLITUDES, RandomPairs, random_pair, random_pair_batch
+from ..method.random_images import AMPLITUDES, SIZES, RandomPairs, random_pair, random_pair_batch
 from ..method.settings import Preset, check_values, checked, of_type, real, whole
 from ..method.swin import ENCODERS, describe_module
 
@@ -51,7 +51,7 @@ class PretrainSettings:
     preset: Preset = 'paper'                       # of generator, heads, sampler and correlation
 
     def __post_init__(self):
-        check_values(self, {'loss': of_type(Loss), 'kl_weight': real(0),
+        check_values(self, {'shape': SIZES, 'loss': of_type(Loss), 'kl_weight': real(0),
                             'n_labels': whole(1), 'cell': real(0, above=True), 'validation_pairs': whole(1)})
 
 # %% ../../nbs/learn/22_pretrain.ipynb #6b0f42ab
