@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -71,7 +72,12 @@ def claim(root: Path,             # the project's folder
         yield
 
 # %% ../../nbs/use/50_life.ipynb #844e0f10
-LEADER = 'REGPRE_REPRODUCTION'  # environment variable with the number of the command that started a process
+LEADER = 'REGPRE_REPRODUCTION'  # environment variable: number and place of the command that started a process
+
+
+def _place():
+    "The host, and the job of SLURM, that this process is in."
+    return f'{socket.gethostname()} {os.environ.get("SLURM_JOB_ID", "")}'
 
 
 def _follow(claimed, leader, mine):
@@ -85,7 +91,8 @@ def _follow(claimed, leader, mine):
 def end_with_reproduction(root: str | Path,  # the project's folder
                          ) -> None:
     "In a process that a reproduction started: end when that ends, and keep others from starting until then."
-    if not (leader := os.environ.get(LEADER)): return
+    leader, _, place = os.environ.get(LEADER, '').partition(' ')
+    if not leader or place != _place(): return  # a job of a cluster has an end of its own
     runs = Path(root).resolve() / 'runs'
     mine = open(runs / '.working', 'a')
     fcntl.flock(mine, fcntl.LOCK_SH)
@@ -110,7 +117,7 @@ def group(command: list[str],        # program and arguments
           log: Path,                 # gets all that it says
          ) -> Iterator[subprocess.Popen]:
     "Start a process whose whole family ends when the block does."
-    environment = environment | {LEADER: str(os.getpid())}
+    environment = environment | {LEADER: f'{os.getpid()} {_place()}'}
     with open(log, 'w') as file:
         process = subprocess.Popen(command, cwd=root, env=environment, stdin=subprocess.DEVNULL, stdout=file,
                                    stderr=subprocess.STDOUT, process_group=0)
