@@ -11,7 +11,7 @@ end_with_reproduction('.')
 PROFILE, DATA, SEED = config['profile'], config['data'], int(config['seed'])
 PLAN = make_plan(PROFILE, load_cohort(DATA), SEED, Path('.'))
 RUNS, STUDIES, RESULTS = {run.key: run for run in PLAN.runs}, tuple(PLAN.studies), PLAN.results
-DEVICE = 'cuda' if int(config.get('gpus', 1)) else 'cpu'  # that a scheduler is asked for
+DEVICE = 'gpu' if int(config.get('gpus', 1)) else 'cpu'  # that a scheduler is asked for
 GROUPS = {run_folder(run, '.').parent.name for run in RUNS.values()}  # more than one where another cohort trains
 
 

@@ -15,7 +15,7 @@ from ..data.cohorts import Cohort
 from ..method.settings import checked
 from .jobs import OnImages, Pairwise, Pretrain, Run, Synth, Trained
 
-# %% ../../nbs/paper/42a_costs.ipynb #a4faf040
+# %% ../../nbs/paper/42a_costs.ipynb #66a55e37
 @dataclass(frozen=True)
 class Cost:
     "What a run needs."
@@ -38,7 +38,7 @@ class Rates(NamedTuple):
 
 RATES = {  # one core of a server's processor; one GPU of the kind H100
     'cpu': Rates(start=10, pretrain=1.3, register=18., synth=1.8, pairwise=45., least=0.01, graph=0.01),
-    'cuda': Rates(start=30, pretrain=0.02, register=0.035, synth=0.035, pairwise=1., least=0.09, graph=0.01)}
+    'gpu': Rates(start=30, pretrain=0.02, register=0.035, synth=0.035, pairwise=1., least=0.09, graph=0.01)}
 
 # %% ../../nbs/paper/42a_costs.ipynb #f053371d
 GROWTH = {'pretrain': 0.3, 'register': 2.5}  # exponents of the channels
@@ -76,8 +76,8 @@ def seconds_of_pair(run: Run,        # any
     else: rate = 0.0
     return max(least, rate * voxels / 1e6)
 
-# %% ../../nbs/paper/42a_costs.ipynb #613884d3
-_BASE_MB = {'cpu': 1500, 'cuda': 6000}  # of a process with its libraries; CUDA's want more
+# %% ../../nbs/paper/42a_costs.ipynb #b24ff1ce
+_BASE_MB = {'cpu': 1500, 'gpu': 6000}  # of a process with its libraries; those of a GPU want more
 _KEPT = {'pretrain': 300, 'register': 2300, 'synth': 1000}  # bytes a voxel for the backward pass, at 96 channels
 
 
@@ -96,7 +96,7 @@ def _disk(run):
     parameters = 2000 * getattr(getattr(run, 'network', None), 'channels', 32) ** 2
     return 10 + (int(5 * 4 * parameters / 1e6) if isinstance(run, Trained) else 0)
 
-# %% ../../nbs/paper/42a_costs.ipynb #53444d96
+# %% ../../nbs/paper/42a_costs.ipynb #0de8c52b
 def _on_gpu(run):
     "Whether a GPU helps a run: it trains, or it registers by a method of this package."
     own = isinstance(run, Pairwise) and METHODS[run.task.method].warm_up is not None
@@ -107,16 +107,16 @@ STUDY = Cost(minutes=5, gpus=0, memory_mb=4000, disk_mb=50)  # of a study whose 
 
 
 @checked
-def cost(run: Run,                              # any
-         cohort: Cohort,                        # its cohort; files need not be there
-         device: Literal['cpu', 'cuda'] = 'cuda',  # that it is run on
-         rates: Rates | None = None,            # of that device on your machine; None: those of `RATES`
+def cost(run: Run,                               # any
+         cohort: Cohort,                         # its cohort; files need not be there
+         device: Literal['cpu', 'gpu'] = 'gpu',  # that it is run on
+         rates: Rates | None = None,             # of that device on your machine; None: those of `RATES`
         ) -> Cost:
     "What a run needs, by its settings. What needs no GPU is given none, and the time on a CPU."
-    if device == 'cuda' and not _on_gpu(run): device, rates = 'cpu', None
+    if device == 'gpu' and not _on_gpu(run): device, rates = 'cpu', None
     rates = rates or RATES[device]
     seconds = rates.start + pairs_seen(run, cohort) * seconds_of_pair(run, math.prod(cohort.shape), rates)
-    return Cost(round(seconds / 60, 2), int(device == 'cuda'), _memory(run, cohort, device), _disk(run))
+    return Cost(round(seconds / 60, 2), int(device == 'gpu'), _memory(run, cohort, device), _disk(run))
 
 # %% ../../nbs/paper/42a_costs.ipynb #87aa0709
 def limits(cost: Cost,         # of a run or a study

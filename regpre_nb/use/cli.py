@@ -101,26 +101,35 @@ def _on_cluster(plan, folder):
     name = name_of_jobs(plan.profile, plan.cohort.name, plan.seed)
     options = ['--workflow-profile', str(found.folder)]
     if found.executor == 'slurm': options += ['--slurm-jobname-prefix', name]
-    guard = own_jobs(plan.root, name) if found.executor == 'slurm' else nullcontext()
+    guard = own_jobs(plan.root, name) if found.executor == 'slurm' else nullcontext(bool)
     return found.jobs, options, guard
 
+# %% ../../nbs/use/51_cli.ipynb #2fa18d35
+def _calls(root, options):
+    "What to call Snakemake with: first without the lock of a killed one, then for everything."
+    locked = any((root / '.snakemake' / 'locks').glob('*'))
+    config = options[options.index('--config'):]
+    return [['--unlock', '--cores', '1', *config]] * locked + [['--rerun-incomplete', '--keep-going', *options]]
 
-def _make_all(plan, workers, limits, guard=nullcontext(), gpus=1):
+
+def _make_all(plan, workers, limits, guard=nullcontext(bool), gpus=1):
     "Take back what does not hold, clear what a killed Snakemake left, make what is missing; whether all went well."
     from regpre_nb.data.files import make_folder
     from regpre_nb.use.life import claim, forget_failures, group, known_pace, study_log, take_back, watch
     config = ['--config', f'profile={plan.profile}', f'data={plan.cohort.name}', f'seed={plan.seed}', f'gpus={gpus}']
     log = make_folder(study_log('', plan.results).parent) / 'snakemake.txt'
     make_folder(plan.root / 'results')
-    with claim(plan.root), guard, _teller() as (news, state):
+    with claim(plan.root), guard as stranded, _teller() as (news, state):
         earlier = known_pace(plan.runs, plan.results, plan.root).earlier
         for sentence in take_back(plan): news(sentence)
         forget_failures(plan)
-        calls = [['--rerun-incomplete', '--keep-going', *limits, *config]]
-        if any((plan.root / '.snakemake' / 'locks').glob('*')): calls.insert(0, ['--unlock', '--cores', '1', *config])
-        for arguments in calls:
-            with group(*_start(plan.root, arguments), log) as process:
-                watch(process, plan, earlier, workers, news, state, 2 if sys.stderr.isatty() else 60)
+        again = True
+        while again:
+            for arguments in _calls(plan.root, [*limits, *config]):
+                with group(*_start(plan.root, arguments), log) as process:
+                    again = watch(process, plan, earlier, workers, news, state, 2 if sys.stderr.isatty() else 60,
+                                  stranded)
+            if again: news('Snakemake waited for jobs that the cluster no longer has; it begins again.')
         return process.returncode == 0
 
 

@@ -445,8 +445,9 @@ def watch(process: subprocess.Popen,   # that makes everything
           news: Callable[[str], None], # gets a line when something begins or fails
           state: Callable[[str], None],  # gets a line of how far everything is
           every: float = 60,           # seconds between such lines
-         ) -> None:
-    "Look at the files until the process ends, and tell what they say."
+          stranded: Callable[[], bool] = bool,  # whether the process waits for nothing
+         ) -> bool:                    # whether it does
+    "Look at the files until the process ends or waits for nothing, and tell what they say."
     told, due = set(), time.monotonic()
     while process.poll() is None:
         pace = known_pace(plan.runs, plan.results, plan.root)
@@ -457,4 +458,6 @@ def watch(process: subprocess.Popen,   # that makes everything
             news(f'{job.name} ' + (f'failed: {job.error}' if job.state == 'failed' else f'begins, log: {job.log}'))
         if time.monotonic() >= due: state(how_far(found, workers))
         due = time.monotonic() + every if time.monotonic() >= due else due
+        if stranded(): return True
         with suppress(subprocess.TimeoutExpired): process.wait(1)
+    return False
