@@ -99,6 +99,7 @@ def replacing(path: Path,  # the file to write; its folder is made
     temporary = make_folder(path.parent) / f'.unfinished-{os.getpid()}-{path.name}'
     try:
         yield temporary
+        with open(temporary, 'rb+') as file: os.fsync(file.fileno())  # before the name: power may fail, too
         os.replace(temporary, path)
     finally: temporary.unlink(missing_ok=True)
 
@@ -118,11 +119,8 @@ def writing(path: Path,  # about to be written; its folder is made
 def write_bytes(path: Path,      # the file
                 content: bytes,  # all of it
                ) -> None:
-    "Write a file that is whole or absent, and force it to the disk."
-    with writing(path), replacing(path) as partial, open(partial, 'wb') as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    "Write a file that is whole or absent."
+    with writing(path), replacing(path) as partial: partial.write_bytes(content)
 
 # %% ../../nbs/data/10_files.ipynb #22a0a9e6
 def write_json(
@@ -151,7 +149,9 @@ def only_process(folder: Path,  # is made
         held = lock.acquire()
     except OSError as error:
         raise InputError(f'{folder}: cannot be written to ({error.strerror}); choose another folder.') from error
-    with held: yield
+    with held:
+        for left in folder.glob('.unfinished-*'): left.unlink(missing_ok=True)  # by a process that was killed
+        yield
 
 # %% ../../nbs/data/10_files.ipynb #9c69b5fd
 def end_group(process: subprocess.Popen,  # started as the first of a group of its own
