@@ -178,7 +178,7 @@ def _described(file: safe_open, path: str | Path) -> dict:
     text = (file.metadata() or {}).get('record', '{}')
     try:
         record = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(Path(path), f'its record is not JSON, {error}') from error
     if not isinstance(record, dict):
         raise _damaged(Path(path), f'its record is {text[:40]}, not a list of names and values')
