@@ -8,11 +8,11 @@ import warnings
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from torch import nn
 from torch.testing import assert_close
 
@@ -325,16 +325,8 @@ def balls(atlas='case0'):
 
 @contextmanager
 def training_on(device):
-    "accelerate, and so `fit`, works there."
-    before = os.environ.pop('ACCELERATE_USE_CPU', None)
-    if device.type == 'cpu': os.environ['ACCELERATE_USE_CPU'] = 'true'
-    AcceleratorState._reset_state(True)
-    try:
-        with path_of(device): yield
-    finally:
-        os.environ.pop('ACCELERATE_USE_CPU', None)
-        if before is not None: os.environ['ACCELERATE_USE_CPU'] = before
-        AcceleratorState._reset_state(True)
+    "`fit` works there."
+    with path_of(device), patch('regpre_nb.learn.training.default_device', return_value=device): yield
 
 
 def profile():

@@ -56,8 +56,10 @@ def test_attack_is_a_real_one(tmp_path, asked):
 
 
 @pytest.mark.parametrize('content, words', [
-    (b"cos\nsystem\n(S'touch trace'\ntR.", 'asks for os.system'), (b'\x80\x02\x82\x01.', 'cannot be read'),
-    (b'cnumpy\ndtype\n}b.', 'cannot be read')], ids=['a call', 'an extension', 'state of a function'])
+    (b"cos\nsystem\n(S'touch trace'\ntR.", 'asks for os.system'),
+    (b'\x80\x02\x82\x01.', 'asks for the operation EXT1'),
+    (b'cnumpy\ndtype\n}b.', 'asks for the operation EMPTY_DICT')],
+                         ids=['a call', 'an extension', 'state of a function'])
 def test_pickle_written_by_hand(tmp_path, monkeypatch, content, words):
     monkeypatch.chdir(tmp_path)
     Path('attack.pkl').write_bytes(content)

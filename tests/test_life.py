@@ -1,5 +1,4 @@
 "The life of runs: what ends with what, what is shown while they run, and that nothing of other data is shown."
-import fcntl
 import json
 import os
 import shutil
@@ -14,11 +13,12 @@ import pytest
 from commands import COMMAND, case, environment, listed, regpre, save
 
 from regpre_nb.data.cohorts import load_cohort
+from regpre_nb.data.files import only_process
 from regpre_nb.paper.jobs import outdated, run_folder, train
 from regpre_nb.paper.studies import study_runs
 from regpre_nb.paper.tables import save_table
 from regpre_nb.use.cli import _table
-from regpre_nb.use.life import how_far, jobs, known_pace, make_plan, reasons, take_back
+from regpre_nb.use.life import at_work, claim, held, how_far, jobs, known_pace, make_plan, reasons, take_back
 
 ASKED = '--profile', 'smoke', '--data', 'folder'
 FOLLOWS = 'from regpre_nb.use.life import end_with_reproduction; end_with_reproduction(".")'
@@ -65,17 +65,13 @@ def test_nothing_outlives_the_command(tmp_path, data, number):
     psutil.wait_procs(family)  # each of them ends
     assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
     assert number == signal.SIGKILL or 'the same command goes on where it stopped' in said
-    with open(root / 'runs' / '.working') as file: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert not held(root / 'runs' / '.reproduce') and not at_work(root)
 
 
 def test_a_live_reproduction_is_not_disturbed(tmp_path, data):
     "Two reproductions at once in one folder: the second is told."
     root = project(tmp_path, 'true')
-    (root / 'runs').mkdir()
-    with open(root / 'runs' / '.reproduce', 'w') as claim:
-        claim.write(str(os.getpid()))
-        claim.flush()
-        fcntl.flock(claim, fcntl.LOCK_EX)
+    with claim(root):
         done = regpre('reproduce', *ASKED, '--root', root, REGPRE_DATA=data)
     assert done.returncode == 2 and str(os.getpid()) in done.stderr, done.stderr
     assert not (root / 'done.txt').exists()
@@ -85,7 +81,8 @@ def test_relative_folders(tmp_path, data):
     "Folders in variables mean those of the place where the command was given; a left-over claim stops nobody."
     root = project(tmp_path, 'echo $REGPRE_DATA $REGPRE_CACHE $REGPRE_FIXTURES > {output}')
     (root / 'runs').mkdir()
-    (root / 'runs' / '.reproduce').write_text(str(os.getpid()))  # of a killed process, another one's now
+    (root / 'runs' / '.reproduce').touch()
+    (root / 'runs' / '.leader').write_text(str(os.getpid()))  # of a killed process, another one's now
     done = regpre('reproduce', *ASKED, '--root', 'clone', cwd=tmp_path, REGPRE_DATA='data', REGPRE_CACHE='cache',
                   REGPRE_FIXTURES='~')
     assert done.returncode == 0, done.stderr
@@ -140,8 +137,7 @@ def test_status(tmp_path, data):
     for folder in (failed, running): folder.mkdir(parents=True)
     (failed / 'output.txt').write_text('step 1\rstep 2\nregpre: the disk [x] is full\n')
     (running / 'log.jsonl').write_text('{"step": 1, "seconds": 100.0}\n{"step": 2, "sec')
-    with open(running / '.lock', 'w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with only_process(running):
         done = regpre('status', *ASKED, '--root', root, REGPRE_DATA=data)
     lines = {line.split()[0]: line for line in done.stdout.splitlines()}
     assert done.returncode == 0 and len(lines) == len(plan.runs) + len(plan.studies) + 1, done.stderr

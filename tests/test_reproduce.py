@@ -1,12 +1,10 @@
 "The smoke reproduction through Snakemake and papermill: killed, finished, repeated, in part undone."
 import ast
-import fcntl
 import json
 import os
 import shutil
 import subprocess
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +12,7 @@ import psutil
 import pytest
 from commands import COMMAND, environment, hippocampus_like, regpre
 from conftest import ROOT, parsed, texts_of
+from filelock import FileLock
 from matplotlib.image import imread
 
 from regpre_nb.data.cohorts import load_cohort
@@ -37,14 +36,6 @@ def copy_project(folder):
         shutil.copy(ROOT / file, folder / file)
 
 
-@contextmanager
-def alone(folder):
-    "Workers of pytest take turns."
-    with open(folder / 'reproduce.lock', 'w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def start_and_kill(project):
     "Kill the command once a run has begun, without a warning, and wait until all that it started has ended, too."
     process = subprocess.Popen([COMMAND, 'reproduce', *ASKED, '--root', str(project)], env=environment(),
@@ -65,7 +56,7 @@ def project(tmp_path_factory):
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base
     copy, story = shared / 'project', shared / 'reproduce.json'
-    with alone(shared):
+    with FileLock(shared / 'reproduce.lock'):  # workers of pytest take turns
         if not story.exists():
             copy_project(copy)
             problem = start_and_kill(copy)

@@ -1,16 +1,14 @@
 "Training that is interrupted, whose checkpoint cannot be used, or that several processes share."
 import errno
 import os
-import socket
-from concurrent.futures import ThreadPoolExecutor
+import signal
+from contextlib import contextmanager
 from dataclasses import replace
 from unittest.mock import patch
 
 import pytest
 import torch
 import torch.nn.functional as F
-from commands import environment
-from forked import call
 from torch import nn
 
 from regpre_nb.learn.training import (
@@ -20,7 +18,9 @@ from regpre_nb.learn.training import (
     read_log,
     read_metadata,
     read_tensors,
+    replay_step,
     save_weights,
+    step_generator,
 )
 from regpre_nb.method.settings import InputError
 
@@ -48,8 +48,26 @@ def loss_function(model, batch): return (model(batch['noisy']) - batch['clean'])
 def validate(model): return {'score': -loss_function(model, make_batch(0, torch.Generator().manual_seed(1)))[0].item()}
 
 
-def train(folder, model=None, settings=SETTINGS):
-    return fit(model or make_model(), loss_function, make_batch, settings, folder, validate, progress=False)
+def train(folder, model=None, settings=SETTINGS, loss=loss_function, batches=make_batch, validate=validate):
+    return fit(model or make_model(), loss, batches, settings, folder, validate, progress=False)
+
+
+def assert_same(ours, theirs, *logs):
+    "Weights, moments and best weights of two runs bit by bit, and these logs line by line but for the time."
+    for name in ('last.safetensors', 'best.safetensors'):
+        one, other = read_tensors(ours / name), read_tensors(theirs / name)
+        assert sorted(one) == sorted(other) and all(torch.equal(one[key], other[key]) for key in one)
+    for name in logs:
+        one, other = (read_log(run / name).drop(columns='seconds', errors='ignore') for run in (ours, theirs))
+        assert one.equals(other)
+
+
+@contextmanager
+def patched_signal(number, handler):
+    "A signal is handled so for a while."
+    before = signal.signal(number, handler)
+    try: yield
+    finally: signal.signal(number, before)
 
 
 @pytest.fixture(scope='module')
@@ -76,12 +94,69 @@ def test_interrupted_while_writing(where, error, told, whole, tmp_path):
     assert read_metadata(tmp_path / 'last.safetensors')['step'] == 16
 
     train(tmp_path, make_model(seed=1))
-    for name in ('last.safetensors', 'best.safetensors'):
-        ours, theirs = read_tensors(tmp_path / name), read_tensors(whole / name)
-        assert sorted(ours) == sorted(theirs) and all(torch.equal(ours[key], theirs[key]) for key in ours)
-    for name in ('log.jsonl', 'validation.jsonl'):
-        ours, theirs = (read_log(run / name).drop(columns='seconds', errors='ignore') for run in (tmp_path, whole))
-        assert ours.equals(theirs)
+    assert_same(tmp_path, whole, 'log.jsonl', 'validation.jsonl')
+
+
+class Interrupting:
+    "Validates; the signal comes in the middle of the second validation, after step 40."
+    calls = 0
+
+    def __call__(self, model):
+        self.calls += 1
+        if self.calls == 2: signal.raise_signal(signal.SIGINT)
+        return validate(model)
+
+
+def test_interrupted_while_validating(whole, tmp_path, capsys):
+    "The last step is saved, and the validation that was broken off is made when the run goes on."
+    validating = Interrupting()
+    with pytest.raises(KeyboardInterrupt): train(tmp_path, validate=validating)
+    told = capsys.readouterr().err
+    assert f'stopped after step 40 of 40, which is saved in {tmp_path}; the same call goes on from there' in told
+    assert read_log(tmp_path / 'validation.jsonl')['step'].tolist() == [20]
+    train(tmp_path, make_model(seed=1), validate=validating)
+    assert validating.calls == 3
+    assert_same(tmp_path, whole, 'log.jsonl', 'validation.jsonl')
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_again_and_again(number, whole, tmp_path):
+    "After each of some steps, also those that validate, save or are the last; the outcome is the same."
+    due, seen = [3, 4, 15, 19, 39], []
+
+    def interrupted(batch, generator):
+        if batch in due:
+            due.remove(batch)
+            signal.raise_signal(number)
+        return make_batch(batch, generator)
+
+    def stop(number, frame): raise SystemExit(128 + number)
+    with patched_signal(number, stop):
+        while due:
+            with pytest.raises(SystemExit, match=str(128 + number)): train(tmp_path, batches=interrupted)
+            seen.append(read_metadata(tmp_path / 'last.safetensors')['step'])
+    assert seen == [4, 5, 16, 20, 40]
+    train(tmp_path, make_model(seed=1))
+    assert_same(tmp_path, whole, 'validation.jsonl')
+
+
+def test_the_step_that_went_wrong(tmp_path):
+    "It is found from the first weights or from the checkpoint, is kept with all that decides it, and taken alone."
+    def grows(model, batch):
+        loss, _ = loss_function(model, batch)
+        return loss / (batch['noisy'].abs().max() != limit), {}
+
+    largest = [make_batch(n, step_generator(0, n))['noisy'].abs().max() for n in (2, 21)]
+    each = train(tmp_path / 'each', settings=replace(SETTINGS, log_every=1)).folder / 'log.jsonl'
+    losses = read_log(each).set_index('step')['loss']
+    for limit, step in zip(largest, (3, 22)):
+        folder = tmp_path / f'{step}'
+        with pytest.raises(FloatingPointError, match=f'step {step}; .*bad_step.safetensors keeps that step'):
+            train(folder, loss=grows)
+        again = replay_step(folder / 'bad_step.safetensors', make_model(seed=1), grows)
+        assert again['step'] == step and again['not_finite'][0] == 'loss'
+        healthy = replay_step(folder / 'bad_step.safetensors', make_model(seed=1), loss_function)
+        assert healthy['not_finite'] == [] and healthy['loss'] == losses[step]
 
 
 def cut(whole, path): path.write_bytes((whole / 'last.safetensors').read_bytes()[:1000])
@@ -112,42 +187,3 @@ def test_a_run_of_another_kind(whole, tmp_path):
     with pytest.raises(InputError, match='do not fit this Conv3d'): train(whole, nn.Conv3d(1, 1, 3))
     (tmp_path / 'a file').touch()
     with pytest.raises(InputError, match='Cannot write'): train(tmp_path / 'a file')
-
-
-# Two processes. A linear model learns the sum of three numbers
-
-def fit_linear(folder, size=4):
-    cases = torch.randn(320, 3, generator=torch.Generator().manual_seed(0))
-    model = nn.Linear(3, 1)
-    nn.init.zeros_(model.weight), nn.init.zeros_(model.bias)
-    def loss(model, batch): return (model(batch['cases'])[:, 0] - batch['cases'].sum(1)).square().mean(), {}
-    fit(model, loss, lambda number, generator: {'cases': cases[number * size:(number + 1) * size]},
-        TrainSettings(steps=40, learning_rate=0.05, checkpoint_every=20), folder, progress=False)
-    return model.weight.detach()
-
-
-def together(processes, function, *arguments):
-    "What a launcher does: one process for each rank, and a port where they meet."
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        port = probe.getsockname()[1]
-    shared = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=port, WORLD_SIZE=processes, LOCAL_WORLD_SIZE=processes,
-                  ACCELERATE_USE_CPU='true')
-
-    def start(rank): return call(function, *arguments, variables=environment(**shared, RANK=rank, LOCAL_RANK=rank))
-    with ThreadPoolExecutor(processes) as pool: return list(pool.map(start, range(processes)))
-
-
-@pytest.mark.skipif(not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
-                    reason='this build of torch has no gloo')
-def test_two_processes_are_one_with_twice_the_batch(tmp_path):
-    "One file is written, the loss in the log is the mean of both, and one process cannot go on alone."
-    both, alone = tmp_path / 'both', tmp_path / 'alone'
-    for done in together(2, fit_linear, both): assert done.returncode == 0, done.stderr
-    record = read_metadata(both / 'last.safetensors')
-    assert (record['step'], record['processes']) == (40, 2)
-    weight = fit_linear(alone, size=8)
-    assert torch.allclose(read_tensors(both / 'last.safetensors')['model.weight'], weight, atol=1e-6)
-    losses = [torch.tensor(read_log(folder / 'log.jsonl')['loss'].to_numpy()) for folder in (both, alone)]
-    assert torch.allclose(*losses, atol=1e-5)
-    with pytest.raises(InputError, match='processes is 1 now and was 2'): fit_linear(both)

@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tarfile
@@ -99,6 +98,7 @@ class Results:
 
 def run_tests(out: Path, device: str | None, limit: float) -> str:
     "The tests that compare the CPU with the GPU; what came of them, in words."
+    from regpre_nb.data.files import end_group
     own = {'REGPRE_TEST_DEVICE': 'cpu'} if device == 'cpu' else {'REGPRE_FAST': '0'}  # no time to compile kernels
     variables = os.environ | own | {'PYTEST_DISABLE_PLUGIN_AUTOLOAD': '1'}
     command = [sys.executable, '-m', 'pytest', '-o', 'addopts=', '-p', 'no:cacheprovider', '-q', '--color=no', '-rf',
@@ -107,7 +107,7 @@ def run_tests(out: Path, device: str | None, limit: float) -> str:
                           start_new_session=True) as process:
         try: said = process.communicate(timeout=limit)[0]
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+            end_group(process, force=True)
             return f'not finished within {limit:.0f} s'
     lines = [line for line in said.splitlines() if line.strip()]
     for line in lines:
@@ -543,12 +543,12 @@ def is_done(run, root: Path) -> bool:
 
 def stop(processes: Sequence[subprocess.Popen], patience: float = 5) -> None:
     "Ask processes to end, and end those that do not."
-    for process in processes:
-        with suppress(ProcessLookupError): os.killpg(process.pid, signal.SIGTERM)
+    from regpre_nb.data.files import end_group
+    for process in processes: end_group(process)
     limit = time.monotonic() + patience
     while time.monotonic() < limit and any(process.poll() is None for process in processes): time.sleep(0.1)
     for process in processes:
-        with suppress(ProcessLookupError): os.killpg(process.pid, signal.SIGKILL)
+        end_group(process, force=True)
         process.wait()
 
 

@@ -14,7 +14,6 @@ import json
 import math
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -33,10 +32,11 @@ from typing import Any, Literal
 import nibabel as nib
 import numpy as np
 import pandas as pd
+import psutil
 import torch
 from scipy import ndimage
 
-from ..data.files import file_fingerprint, make_folder, replacing
+from ..data.files import end_group, file_fingerprint, make_folder, replacing
 from ..method.settings import InputError, checked
 from ..method.spatial import warp
 
@@ -338,7 +338,10 @@ def set_back_high_water_mark() -> bool:  # whether that is possible here
 
 # %% ../../nbs/compare/31_methods.ipynb #183b78a1
 def _peak_mb():
-    "The largest resident memory of this process and of the programs that it started, MB."
+    "The largest resident memory of this process and of the programs that it started, MB; on Windows, of this one."
+    try:
+        import resource
+    except ImportError: return getattr(psutil.Process().memory_info(), 'peak_wset', math.nan)/1e6
     unit = 1 if sys.platform == 'darwin' else 1024
     own, started = (unit*resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     with suppress(OSError, IndexError): own = high_water_mark()  # getrusage also counts who started this process
@@ -409,11 +412,11 @@ def _wait(process, limit):
     try: code = process.wait(limit)
     except subprocess.TimeoutExpired: return f'did not finish within {limit:g} s'
     finally:
-        with suppress(ProcessLookupError): os.killpg(process.pid, signal.SIGKILL)
+        end_group(process, force=True)
         process.wait()
     if code >= 0: return f'ended with exit code {code}' if code else None
-    crashed = f'crashed ({signal.Signals(-code).name})'
-    return f'{crashed}, perhaps for lack of memory' if code == -signal.SIGKILL else crashed
+    name = signal.Signals(-code).name
+    return f'crashed ({name})' + ', perhaps for lack of memory' * (name == 'SIGKILL')
 
 
 def _outcome(folder, request, limit):

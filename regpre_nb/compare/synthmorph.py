@@ -24,20 +24,28 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..learn.scoring import validation_dice
+from ..learn.scoring import pair_dice
 from regpre_nb.learn.training import (
     FitResult,
+    MeanOfPairs,
     TrainSettings,
     fit,
     load_weights,
-    save_weights,
+    save_together,
     step_generator,
 )
 from ..method.losses import diffusion, one_hot, soft_dice
-from ..method.random_images import AMPLITUDES, paint, random_intensities, random_pair
-from ..method.settings import InputError, checked
+from ..method.random_images import AMPLITUDES, SIZES, paint, random_intensities, random_pair
+from ..method.settings import InputError, check_values, checked
 from ..method.spatial import along_axis, integrate, interpolate, warp
-from ..method.transmorph import SameConv3d, describe_network, network, to_image_grid, working_pair
+from regpre_nb.method.transmorph import (
+    InstanceNorm,
+    SameConv3d,
+    describe_network,
+    network,
+    to_image_grid,
+    working_pair,
+)
 
 # %% ../../nbs/compare/32_synthmorph.ipynb #f1e11d49
 @checked
@@ -63,6 +71,7 @@ class SynthSettings:
     validation_pairs: int = 50                      # fixed, from a seed of their own
 
     def __post_init__(self):
+        check_values(self, {'shape': SIZES})
         if not 2 <= self.n_labels <= 256:
             raise ValueError(f'SynthSettings: n_labels is {self.n_labels}, it must be 2 to 256')
         if not 1 <= len(self.encoder) <= len(self.decoder):
@@ -158,10 +167,12 @@ def velocity_unet(encoder: tuple[int, ...],  # features, fine to coarse
     extra = [neurite.modules.ConvBlock(3, *sizes, normalization=norm, activation=leaky)
              for sizes in pairwise(decoder[levels - 1:])]
     for block in extra if norm else ():  # without a scale of its own, which training shrinks until nothing moves
-        block.normalization0 = nn.InstanceNorm3d(block.conv0.out_channels)
+        block.normalization0 = InstanceNorm(block.conv0.out_channels)
     unet.out_layer = nn.Sequential(*extra, SameConv3d(decoder[-1], 3))
     for name, layer in list(unet.named_modules()):
         if type(layer) is nn.Conv3d: unet.set_submodule(name, SameConv3d(layer.in_channels, layer.out_channels))
+        if type(layer) is nn.InstanceNorm3d:
+            unet.set_submodule(name, InstanceNorm(layer.num_features, layer.eps, affine=layer.affine))
     _initialise(unet)
     return unet
 
@@ -217,12 +228,14 @@ def synth_batches(settings: SynthSettings,  # of the pairs
 
 def synth_validation(settings: SynthSettings,  # of the pairs, and how many
                      seed: int = 0,            # of the run; the pairs of a seed never change
-                    ) -> Callable[[nn.Module], dict[str, float]]:
-    "A function that scores a network: mean Dice over all labels of fixed synthetic pairs."
-    def validate(network):
-        pairs = (synth_pair(settings, step_generator(seed + 1_000_003, n)) for n in range(settings.validation_pairs))
-        return validation_dice(network, pairs, range(settings.n_labels))
-    return validate
+                    ) -> MeanOfPairs:
+    "Scores a network: mean Dice over all labels of fixed synthetic pairs."
+    def one(network, number):
+        device = next(network.parameters()).device
+        made = synth_pair(settings, step_generator(seed + 1_000_003, number)).items()
+        pair = {name: tensor.to(device) for name, tensor in made}
+        return pair_dice(network, pair, range(settings.n_labels), f'validation pair {number + 1}')
+    return MeanOfPairs(settings.validation_pairs, one)
 
 
 def keep_best(network: nn.Module,  # gets its best weights
@@ -232,7 +245,7 @@ def keep_best(network: nn.Module,  # gets its best weights
     "Write the best weights of a training as `model.safetensors` into its folder, with what builds them and the score."
     load_weights(network, result.folder / 'best.safetensors')
     described = {'network': describe_network(network)} | record | {'score': result.best_score}
-    save_weights(network, result.folder / 'model.safetensors', **described)
+    save_together(network, result.folder / 'model.safetensors', **described)
     return result
 
 

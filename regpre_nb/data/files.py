@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['read_rows', 'read_table', 'make_folder', 'replacing', 'writing', 'write_bytes', 'read_json', 'write_json',
-           'file_name', 'only_process', 'cache_folder', 'file_fingerprint']
+           'file_name', 'only_process', 'end_group', 'cache_folder', 'file_fingerprint']
 
 # %% ../../nbs/data/10_files.ipynb #ac6bdad5
 import csv
@@ -12,6 +12,8 @@ import hashlib
 import json
 import os
 import re
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 from filelock import FileLock, Timeout
 
 from ..method.settings import InputError
@@ -105,6 +108,7 @@ def replacing(path: Path,  # the file to write; its folder is made
     temporary = make_folder(path.parent) / f'.unfinished-{os.getpid()}-{path.name}'
     try:
         yield temporary
+        with open(temporary, 'rb+') as file: os.fsync(file.fileno())  # before the name: power may fail, too
         os.replace(temporary, path)
     finally: temporary.unlink(missing_ok=True)
 
@@ -124,11 +128,8 @@ def writing(path: Path,  # about to be written; its folder is made
 def write_bytes(path: Path,      # the file
                 content: bytes,  # all of it
                ) -> None:
-    "Write a file that is whole or absent, and force it to the disk."
-    with writing(path), replacing(path) as partial, open(partial, 'wb') as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    "Write a file that is whole or absent."
+    with writing(path), replacing(path) as partial: partial.write_bytes(content)
 
 # %% ../../nbs/data/10_files.ipynb #22a0a9e6
 def read_json(
@@ -162,13 +163,30 @@ def only_process(folder: Path,  # is made
                 ) -> Iterator[None]:
     "Hold the lock of a folder; wait for the process that holds it."
     lock = FileLock(make_folder(folder) / '.lock')
-    try: held = lock.acquire(blocking=False)
+    try: held = lock.acquire(timeout=0.2)  # someone may be looking whether it is held
     except Timeout:
         print(f'{folder.name}: another process is at it; waiting', file=sys.stderr)
         held = lock.acquire()
     except OSError as error:
         raise InputError(f'{folder}: cannot be written to ({error.strerror}); choose another folder.') from error
-    with held: yield
+    with held:
+        for left in folder.glob('.unfinished-*'): left.unlink(missing_ok=True)  # by a process that was killed
+        yield
+
+# %% ../../nbs/data/10_files.ipynb #9c69b5fd
+def end_group(process: subprocess.Popen,  # started as the first of a group of its own
+              force: bool = False,  # whether it is not asked, but ended
+             ) -> None:
+    "End a process and all that it started; those that have ended are no error."
+    if hasattr(os, 'killpg'):
+        with suppress(ProcessLookupError, PermissionError):  # macOS refuses where all of them have ended
+            os.killpg(process.pid, signal.SIGKILL if force else signal.SIGTERM)
+        return
+    with suppress(psutil.NoSuchProcess):
+        first = psutil.Process(process.pid)
+        for each in (first, *first.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess): each.kill() if force else each.terminate()
+
 
 # %% ../../nbs/data/10_files.ipynb #4bd20173
 def cache_folder() -> Path:  # it need not exist yet

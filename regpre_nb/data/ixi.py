@@ -8,8 +8,10 @@ __all__ = ['IXI_COUNTS', 'IXI_LABELS', 'IXI_TEST_LABELS', 'IXI_GROUPS', 'REAL_IX
 
 # %% ../../nbs/data/15_ixi.ipynb #da3ee2ab
 import hashlib
+import io
 import os
 import pickle
+import pickletools
 import re
 import shutil
 import sys
@@ -77,8 +79,15 @@ def side_groups(
 IXI_GROUPS = side_groups([IXI_LABELS[label] for label in IXI_TEST_LABELS])
 
 # %% ../../nbs/data/15_ixi.ipynb #a67d344d
-_NUMPY = 'numpy.core.multiarray._reconstruct', 'numpy.core.numeric._frombuffer', 'numpy.ndarray', 'numpy.dtype'
-_KNOWN_NAMES = {*_NUMPY, '_codecs.encode'}  # the last: bytes, in the oldest protocols
+_KNOWN_NAMES = {*((f'numpy.{core}.{module}', name) for core in ('core', '_core')  # NumPy 1, NumPy 2
+                  for module, name in (('multiarray', '_reconstruct'), ('numeric', '_frombuffer'))),
+                ('numpy', 'ndarray'), ('numpy', 'dtype'), ('_codecs', 'encode')}  # the last: bytes, in old protocols
+_KNOWN_OPERATIONS = {*'''
+    PROTO FRAME STOP MARK GLOBAL STACK_GLOBAL REDUCE BUILD TUPLE EMPTY_TUPLE TUPLE1 TUPLE2 TUPLE3 LIST EMPTY_LIST APPEND
+    APPENDS MEMOIZE PUT BINPUT LONG_BINPUT GET BINGET LONG_BINGET NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG
+    LONG1 STRING BINSTRING SHORT_BINSTRING UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8 SHORT_BINBYTES BINBYTES
+    BINBYTES8 BYTEARRAY8'''.split()}
+_MOST_OPERATIONS, _MOST_BYTES = 10_000, 2**30  # an array takes about 40; an image and its label map, at most 110 MB
 
 
 class _Refused(pickle.UnpicklingError):
@@ -97,21 +106,31 @@ class _Request:
     def __setstate__(self, state: Any) -> None:
         self.state = state
 
+
 # %% ../../nbs/data/15_ixi.ipynb #b2c66a4c
 class ArrayUnpickler(pickle.Unpickler):
     "Reads requests for NumPy arrays, and tuples and numbers; refuses everything else and calls nothing."
 
     def find_class(self, module: str, name: str) -> _Request:
-        "A stand-in for one of the known names, in NumPy 1's spelling or NumPy 2's; an error for any other."
-        asked = f"{module.replace('numpy._core', 'numpy.core')}.{name}"
-        if asked not in _KNOWN_NAMES:
+        "A stand-in for one of the known names; an error for any other."
+        if (module, name) not in _KNOWN_NAMES:
             raise _Refused(ascii(f'{module}.{name}')[1:-1][:80])
         return _Request(name)
+
+
+# %% ../../nbs/data/15_ixi.ipynb #b75798f3
+def _look_through(content: bytes) -> None:
+    "Refuse a pickle by its operations, of which none is done; `ValueError` where it is none."
+    for count, (operation, given, _) in enumerate(pickletools.genops(io.BytesIO(content))):
+        if operation.name not in _KNOWN_OPERATIONS: raise _Refused(f'the operation {operation.name}')
+        place = given if 'PUT' in operation.name else 0  # of which the unpickler makes a table, whatever the number
+        if max(count, place) >= _MOST_OPERATIONS: raise _Refused(f'more than {_MOST_OPERATIONS} operations')
+
 
 # %% ../../nbs/data/15_ixi.ipynb #f916c723
 def _number_type(asked: _Request) -> np.dtype:
     "The type of numbers that a pickle names, in its byte order."
-    code = str(asked.given[0])
+    code = asked.given[0] if isinstance(asked.given[0], str) else 'unknown'
     if asked.name != 'dtype' or not re.fullmatch('[biuf][1248]', code):
         raise _Refused(f'an array of type {ascii(code)[1:-1][:20]}')
     order = asked.state[1] if asked.state else '='
@@ -128,23 +147,35 @@ def _asked_array(asked: _Request) -> np.ndarray:
     numbers = np.frombuffer(memoryview(raw).toreadonly(), kind)
     return numbers.reshape(shape).transpose(*axes) if axes else numbers.reshape(shape, order=order)
 
+
+def _asked_arrays(content: bytes) -> tuple[np.ndarray, ...]:
+    "The arrays that a pickle describes."
+    _look_through(content)
+    asked, arrays = ArrayUnpickler(io.BytesIO(content)).load(), []
+    for part in asked if isinstance(asked, tuple | list) else [asked]:
+        arrays.append(_asked_array(part))
+        if sum(array.nbytes for array in arrays) > _MOST_BYTES: raise _Refused('more than 1 GB of numbers')
+    return tuple(arrays)
+
+
 # %% ../../nbs/data/15_ixi.ipynb #61a55661
 def read_arrays(
-    path: str | Path,  # a pickle of one array, or of a tuple or list of arrays
+    path: str | Path,  # a pickle of one array, or of a tuple or list of arrays; at most 1 GB
 ) -> tuple[np.ndarray, ...]:  # of numbers or truth values
     "Read pickled NumPy arrays; raise `InputError` for anything else, of which nothing is run."
     path = Path(path)
     if not path.is_file():
         raise InputError(f'{path}: no such file; check the name.')
-    try:
-        with open(path, 'rb') as file: content = ArrayUnpickler(file).load()
-        return tuple(_asked_array(part) for part in (content if isinstance(content, tuple | list) else [content]))
+    if path.stat().st_size > _MOST_BYTES:
+        raise InputError(f'{path}: is larger than 1 GB, which no case of IXI is; fetch the file from its authors.')
+    try: return _asked_arrays(path.read_bytes())
     except _Refused as error:
         raise InputError(f'{path}: asks for {error}, where only arrays of numbers are allowed; '
                          'nothing of it was run, fetch the file from its authors.') from error
     except Exception as error:  # a damaged pickle can fail in any way
         raise InputError(f'{path}: cannot be read as pickled NumPy arrays ({type(error).__name__}), '
                          'it is damaged or of another format; copy it again.') from error
+
 
 # %% ../../nbs/data/15_ixi.ipynb #eb31000b
 _SUBJECT = re.compile(r'(subject_[0-9A-Za-z-]+)(\.pkl|_image\.nii\.gz|_labels\.nii\.gz)')

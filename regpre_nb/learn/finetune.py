@@ -32,7 +32,7 @@ from regpre_nb.learn.training import (
     load_weights,
     read_metadata,
     read_tensors,
-    save_weights,
+    save_together,
     step_generator,
 )
 from ..method.losses import Loss, one_hot, soft_dice
@@ -270,9 +270,9 @@ def finetune(network: TransMorph,         # trained in place; ends with the best
     batches = batches or cohort_batches(cohort, cases, training.seed, settings.flips, labels=settings.labels)
     validate = validate or cohort_validation(cohort, settings.preset)
     result = fit(network, partial(registration_loss, settings=settings), batches, training, folder, validate, progress)
-    if cohort.validates_on_test: save_weights(network, result.folder / 'final.safetensors', **described)
+    if cohort.validates_on_test: save_together(network, result.folder / 'final.safetensors', **described)
     load_weights(network, result.folder / 'best.safetensors')
-    save_weights(network, result.folder / 'model.safetensors', score=result.best_score, **described)
+    save_together(network, result.folder / 'model.safetensors', score=result.best_score, **described)
     return result
 
 

@@ -14,23 +14,22 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import nn
 
-from .scoring import validation_dice
+from .scoring import keeping, pair_dice
 from regpre_nb.learn.training import (
     FitResult,
+    MeanOfPairs,
     TrainSettings,
-    device_room,
     fit,
     load_weights,
-    save_weights,
+    save_together,
     step_generator,
 )
 from ..method.heads import Prediction, PretrainingNetwork
 from ..method.losses import Loss, gaussian_kl
-from ..method.random_images import AMPLITUDES, RandomPairs, random_pair, random_pair_batch
+from ..method.random_images import AMPLITUDES, SIZES, RandomPairs, random_pair, random_pair_batch
 from ..method.settings import Preset, check_values, checked, of_type, real, whole
 from ..method.swin import ENCODERS, describe_module
 
@@ -52,7 +51,7 @@ class PretrainSettings:
     preset: Preset = 'paper'                       # of generator, heads, sampler and correlation
 
     def __post_init__(self):
-        check_values(self, {'loss': of_type(Loss), 'kl_weight': real(0),
+        check_values(self, {'shape': SIZES, 'loss': of_type(Loss), 'kl_weight': real(0),
                             'n_labels': whole(1), 'cell': real(0, above=True), 'validation_pairs': whole(1)})
 
 # %% ../../nbs/learn/22_pretrain.ipynb #6b0f42ab
@@ -96,20 +95,16 @@ def pretraining_loss(network: nn.Module,              # a PretrainingNetwork
 # %% ../../nbs/learn/22_pretrain.ipynb #d20193f5
 def random_validation(settings: PretrainSettings,  # shape and number of the pairs
                       seed: int = 0,               # of the run; the pairs of a seed never change
-                     ) -> Callable[[nn.Module], dict[str, float]]:
-    "A function that scores a pretraining network on fixed random pairs."
+                     ) -> MeanOfPairs:
+    "Scores a pretraining network on fixed random pairs."
     pairs = RandomPairs(settings.shape, seed=seed + 1_000_003, n_labels=settings.n_labels, cell=settings.cell,
                         amplitudes=settings.amplitudes, preset=settings.preset, displacements=False)
+    kept = keeping(pairs.__getitem__, 10 * math.prod(settings.shape) * settings.validation_pairs, on_cpu=True)
 
-    kept = {}  # device -> pairs
-
-    def validate(network):
-        device, numbers = next(network.parameters()).device, range(settings.validation_pairs)
-        chosen = kept.get(device) or (pairs[number] for number in numbers)
-        if device not in kept and 10 * math.prod(settings.shape) * len(numbers) <= device_room(device):  # bytes
-            kept[device] = chosen = [{name: tensor.to(device) for name, tensor in pair.items()} for pair in chosen]
-        return validation_dice(network, chosen, range(settings.n_labels), settings.preset)
-    return validate
+    def one(network, number):
+        pair = kept(number, next(network.parameters()).device)
+        return pair_dice(network, pair, range(settings.n_labels), f'validation pair {number + 1}', settings.preset)
+    return MeanOfPairs(settings.validation_pairs, one)
 
 # %% ../../nbs/learn/22_pretrain.ipynb #7ad91d15
 def random_batches(settings: PretrainSettings,  # of the proxy task
@@ -126,23 +121,17 @@ def random_batches(settings: PretrainSettings,  # of the proxy task
 def loss_validation(make_batch: Callable,        # (number, generator) -> batch without labels
                     settings: PretrainSettings,  # switches of equation 1
                     seed: int = 0,               # of the run; the batches of a seed never change
-                   ) -> Callable[[nn.Module], dict[str, float]]:
-    "A function that scores a pretraining network where there are no labels: minus its loss on fixed batches."
-    kept = {}  # device -> batches
-
-    def made(device):
-        for number in range(settings.validation_pairs):
-            batch = make_batch(number, step_generator(seed + 1_000_003, number))
-            yield {name: tensor.to(device) for name, tensor in batch.items()}
+                   ) -> MeanOfPairs:
+    "Scores a pretraining network where there are no labels: minus its loss on fixed batches."
+    def made(number): return make_batch(number, step_generator(seed + 1_000_003, number))
+    kept = keeping(made, 8 * math.prod(settings.shape) * settings.validation_pairs)
 
     @torch.no_grad()
-    def validate(network):
-        device = next(network.parameters()).device
-        needed = 8 * math.prod(settings.shape) * settings.validation_pairs  # bytes
-        if device not in kept and device.type != 'cpu' and needed <= device_room(device): kept[device] = [*made(device)]
-        losses = [pretraining_loss(network, batch, settings)[0].item() for batch in kept.get(device) or made(device)]
-        return {'score': -float(np.mean(losses)), 'loss': float(np.mean(losses))}
-    return validate
+    def one(network, number):
+        batch = kept(number, next(network.parameters()).device)
+        loss = pretraining_loss(network, batch, settings)[0].item()
+        return {'score': -loss, 'loss': loss}
+    return MeanOfPairs(settings.validation_pairs, one)
 
 # %% ../../nbs/learn/22_pretrain.ipynb #eddf412b
 def pretrain(encoder: nn.Module,          # any `Encoder`; trained in place
@@ -163,8 +152,8 @@ def pretrain(encoder: nn.Module,          # any `Encoder`; trained in place
     result = fit(network, partial(pretraining_loss, settings=settings), make_batch or random_batches(settings),
                  training, folder, validate or random_validation(settings, training.seed), progress)
     load_weights(network, result.folder / 'best.safetensors')
-    save_weights(network.encoder, result.folder / 'encoder.safetensors', pretraining=asdict(settings),
-                 training=asdict(training), score=result.best_score, **described)
+    save_together(network.encoder, result.folder / 'encoder.safetensors', pretraining=asdict(settings),
+                  training=asdict(training), score=result.best_score, **described)
     return result
 
 # %% ../../nbs/learn/22_pretrain.ipynb #49cc72f3

@@ -17,9 +17,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import count
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 from weakref import ref
@@ -31,6 +30,7 @@ from ..compare.pairwise import PairwiseSettings, register_cohort
 from ..compare.synthmorph import SynthMorphStyle, SynthSettings, train_synthmorph
 from ..data.cohorts import Cohort, check, load_cohort, subset, write_manifest
 from ..data.files import file_fingerprint, make_folder, only_process, replacing, write_json
+from ..data.processes import Worker
 from ..learn.finetune import FinetuneSettings, cohort_batches, finetune, load_network
 from ..learn.pretrain import PretrainSettings, loss_validation, pretrain, random_batches, random_validation
 from ..learn.scoring import evaluate
@@ -599,37 +599,12 @@ def train(run: Run,                # what to train
     return folder
 
 # %% ../../nbs/paper/40_jobs.ipynb #9f31b7f2
-def _train_what_comes(runs, root, threads):
-    "What a process does: train what it is sent, answer with '' or the reason why it failed."
+def _train_here(root, threads):
+    "What a process needs for training, and a function that trains a run in it."
     torch.set_num_threads(threads)
     for room in ('regpre_nb.data', 'regpre_nb.paper'): load_additions(room)  # a process knows only what it has loaded
-    while run := runs.recv():
-        try: train(run, root, progress=False)
-        except Exception as error: runs.send(f'{type(error).__name__}: {error}')
-        else: runs.send('')
+    return partial(train, root=root, progress=False)
 
-
-class _Worker:
-    "A process that trains; `run` is what it is at work on."
-    def __init__(self, root, threads):
-        context = get_context('spawn')
-        self.pipe, theirs = context.Pipe()
-        self.process, self.run = context.Process(target=_train_what_comes, args=(theirs, root, threads)), None
-        self.process.daemon = True
-        self.process.start()
-        theirs.close()
-
-    def begin(self, run):
-        self.run = run
-        self.pipe.send(run)
-
-    def ended(self):
-        "The run that it has ended and why it failed, '' where it did not; None while it is at work."
-        if not self.run or not self.pipe.poll(): return None
-        try: reason = self.pipe.recv()
-        except EOFError: reason = f'its process ended with {self.process.exitcode}'
-        run, self.run = self.run, None
-        return run, reason
 
 # %% ../../nbs/paper/40_jobs.ipynb #b6208c86
 def _next_run(waiting, states):
@@ -650,25 +625,23 @@ def train_side_by_side(runs: list[Run],           # in their order, for instance
     "Train runs in several processes until all are done or the time is up."
     start, waiting, states = time.monotonic(), list(runs), {run.key: 'waiting' for run in runs}
     threads = max(1, (os.cpu_count() or 1) // workers)
-    crew = [_Worker(root, threads) for _ in range(min(workers, len(waiting)))]
+    crew = [Worker(_train_here, root, threads) for _ in range(min(workers, len(waiting)))]
     try:
         while time.monotonic() - start < seconds:
-            for place, worker in enumerate(crew):
+            for worker in crew:
                 if ended := worker.ended():
-                    states[ended[0].key] = 'failed' if ended[1] else 'done'
-                    tell(f'{time.monotonic() - start:6.1f} s  {ended[0].key} {ended[1] or "done"}')
-                    if ended[1]:  # what failed may have damaged the process, too
-                        worker.process.terminate()
-                        worker = crew[place] = _Worker(root, threads)
-                if not worker.run and worker.process.is_alive() and (run := _next_run(waiting, states)):
+                    run, _, reason = ended
+                    states[run.key] = 'failed' if reason else 'done'
+                    tell(f'{time.monotonic() - start:6.1f} s  {run.key} {reason or "done"}')
+                if worker.item is None and (run := _next_run(waiting, states)):
                     waiting.remove(run)
                     worker.begin(run)
-            if not any(worker.run for worker in crew): break
+            if not any(worker.item for worker in crew): break
             time.sleep(0.02)
     finally:
-        for worker in crew: worker.process.terminate()
-        for worker in crew: worker.process.join()
+        for worker in crew: worker.stop()
     return states
+
 
 # %% ../../nbs/paper/40_jobs.ipynb #72d2ba4d
 def same_step(run: Run,  # any

@@ -8,7 +8,6 @@ __all__ = ['app', 'data_app', 'ProfileOption', 'DataOption', 'SeedOption', 'Root
            'download', 'hippocampus', 'phantom', 'check_files', 'convert_files', 'main']
 
 # %% ../../nbs/use/51_cli.ipynb #9823a334
-import fcntl
 import json
 import math
 import os
@@ -368,6 +367,8 @@ def study_page(
     root: RootOption = Path('.'),
 ) -> None:
     "Execute one study notebook; runs that are missing are trained in it."
+    from filelock import FileLock
+
     from regpre_nb.data.cohorts import load_cohort
     from regpre_nb.data.files import make_folder
     from regpre_nb.paper.tables import execute_study, results_folder
@@ -377,8 +378,7 @@ def study_page(
     results = results_folder(profile, data, seed, root)
     lock = study_log(name, results).with_suffix('.lock')
     make_folder(lock.parent)
-    with open(lock, 'w') as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with FileLock(lock):
         mark = load_cohort(data).fingerprint()
         target = execute_study(name, profile, data, seed, root)
         note_study(name, results, mark, time.time() - started, root)
@@ -525,7 +525,7 @@ def _is_for_users(error):
     return isinstance(error, InputError | FloatingPointError) or getattr(error, 'filename', None) is not None
 
 
-_SIGNALLED = {128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}  # exit codes
+_SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP') if hasattr(signal, name)]
 
 
 def _interrupt(number, frame):
@@ -534,9 +534,9 @@ def _interrupt(number, frame):
 
 def _heed_signals():
     "Let the signals that ask a process to end raise an exception, so that what it holds is given back."
-    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # as nohup sets it
-    for number in (signal.SIGINT, signal.SIGTERM, *([] if ignored else [signal.SIGHUP])):
-        signal.signal(number, _interrupt)
+    for number in _SIGNALS:
+        ignored = number.name == 'SIGHUP' and signal.getsignal(number) == signal.SIG_IGN  # as nohup sets it
+        if not ignored: signal.signal(number, _interrupt)
 
 
 def _shown(error):
@@ -551,7 +551,7 @@ def main() -> None:
     _heed_signals()
     try: app()
     except SystemExit as end:
-        if (end.code or 0) not in _SIGNALLED: raise
+        if (end.code or 0) - 128 not in _SIGNALS: raise
         os._exit(end.code)  # the end need not wait until Python has tidied up
     except Exception as error:
         if not _is_for_users(error): raise

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -433,16 +433,23 @@ def _masked(mask: Image | None, grid: Volume, device: torch.device) -> torch.Ten
     return _tensor(shown, device)
 
 
+@lru_cache(maxsize=2)
+def _network_at(path: Path, contents: str, device: torch.device) -> tuple[torch.nn.Module, dict]:
+    "A network and its record; they are read again only if the file holds something else."
+    return from_pretrained(path).to(device), read_metadata(path)
+
+
 def _network(model: str | Path | None, device: torch.device) -> tuple[torch.nn.Module | None, dict]:
     "A network and what to say of it."
     if model is None: return None, {}
     path = find_weights(model)
-    network, record = from_pretrained(path), read_metadata(path)
+    contents = file_fingerprint(path)
+    network, record = _network_at(path, contents, device)
     if 'network' not in record:
         raise InputError(f'{model}: is an encoder, which registers nothing alone; give a network, or fine-tune it.')
     images = record.get('images') or {}
-    return network.to(device), {
-        'model': str(model), 'model_sha256': file_fingerprint(path),
+    return network, {
+        'model': str(model), 'model_sha256': contents,
         'asked_at': tuple(record.get('scales', (1,))), 'trained with': images.get('intensities'),
         'trained at': images.get('spacing')}
 
