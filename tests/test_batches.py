@@ -308,7 +308,7 @@ class Recorder:
 
         def replay():
             self.calls += 1
-            run.bare_optimiser.zero_grad()
+            run.optimiser.zero_grad()
             told.copy_(work() + self.wrong)
         return replay, told
 
