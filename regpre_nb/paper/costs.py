@@ -75,8 +75,8 @@ def seconds_of_pair(run: Run,        # any
     else: rate = 0.0
     return max(least, rate * voxels / 1e6)
 
-# %% ../../nbs/paper/42a_costs.ipynb #b24ff1ce
-_BASE_MB = {'cpu': 1500, 'gpu': 6000}  # of a process with its libraries; those of a GPU want more
+# %% ../../nbs/paper/42a_costs.ipynb #32cb4eaf
+_BASE_MB = {'cpu': 2500, 'gpu': 7000}  # a process with its libraries, those of a GPU want more; two of Snakemake
 _KEPT = {'pretrain': 300, 'register': 2300, 'synth': 1000}  # bytes a voxel for the backward pass, at 96 channels
 
 
@@ -117,9 +117,10 @@ def cost(run: Run,                    # any
     seconds = rates.start + pairs_seen(run, cohort) * seconds_of_pair(run, math.prod(cohort.shape), rates)
     return Cost(round(seconds / 60, 2), int(gpu), _memory(run, cohort, device), _disk(run))
 
-# %% ../../nbs/paper/42a_costs.ipynb #87aa0709
+# %% ../../nbs/paper/42a_costs.ipynb #8571d4fa
 def limits(cost: Cost,         # of a run or a study
            attempt: int = 1,   # which one it is
           ) -> dict[str, int]:  # 'runtime' (minutes), 'mem_mb', 'gpu', as Snakemake names them
-    "What to ask a scheduler for: three times the estimated minutes and 15 more; at each attempt more memory."
-    return {'runtime': 15 + math.ceil(3 * cost.minutes), 'mem_mb': attempt * cost.memory_mb, 'gpu': cost.gpus}
+    "What to ask a scheduler for: three times the estimated minutes and 15 more; at each attempt half more memory."
+    memory = cost.memory_mb * (1 + attempt) // 2
+    return {'runtime': 15 + math.ceil(3 * cost.minutes), 'mem_mb': memory, 'gpu': cost.gpus}
