@@ -94,7 +94,7 @@ def bill(
         sum(cost.disk_mb for cost in each)/1e3, max((cost.memory_mb for cost in each), default=0)/1e3,
         None if hourly is None else hourly*gpu_hours)
 
-
+# %% ../../nbs/paper/42b_bill.ipynb #008d740a
 def gpus_needed(
     runs: Sequence[Run],      # what is still to be done
     costs: Mapping[str, Cost],  # by key
