@@ -132,7 +132,7 @@ def begin(folder: Path,  # of the training; is made
     if not path.exists():
         write_json(path, told)
         return True
-    try: known = dict(json.loads(path.read_text()))
+    try: known = dict(json.loads(path.read_text(encoding='utf-8')))
     except (ValueError, TypeError) as error:
         raise InputError(f'{path}: is damaged; choose another folder, or delete this one.') from error
     if differ := [name for name in told if known.get(name) != told[name]]:
