@@ -11,7 +11,7 @@ end_with_reproduction('.')
 PROFILE, DATA, SEED = config['profile'], config['data'], int(config['seed'])
 PLAN = make_plan(PROFILE, load_cohort(DATA), SEED, Path('.'))
 RUNS, STUDIES, RESULTS = {run.key: run for run in PLAN.runs}, tuple(PLAN.studies), PLAN.results
-DEVICE = 'gpu' if int(config.get('gpus', 1)) else 'cpu'  # that a scheduler is asked for
+GPU = bool(int(config.get('gpus', 1)))  # whether a scheduler is asked for one
 GROUPS = {run_folder(run, '.').parent.name for run in RUNS.values()}  # more than one where another cohort trains
 
 
@@ -36,7 +36,7 @@ def asked(name):
     def of(wildcards, attempt):
         run = RUNS[wildcards.key]
         cohort = PLAN.cohort if run.data == DATA else load_cohort(run.data)
-        return limits(cost(run, cohort, DEVICE), attempt)[name]
+        return limits(cost(run, cohort, GPU), attempt)[name]
     return of
 
 

@@ -19,14 +19,14 @@ from cluster import free_ports, write_configuration  # noqa: E402
 PROFILE = ROOT / 'profiles' / 'slurm'
 
 
-@pytest.mark.parametrize('device', ['cpu', 'gpu'])
-def test_resources(device):
+@pytest.mark.parametrize('gpu', [False, True])
+def test_resources(gpu):
     "Every run asks for minutes and memory; for a GPU where it trains and there is one."
     cohort = load_cohort('template')
     for run in all_runs('cpu', cohort):
-        asked = limits(cost(run, cohort, device))
+        asked = limits(cost(run, cohort, gpu))
         assert 15 < asked['runtime'] < 24 * 60 and 1000 < asked['mem_mb'] < 16_000, run.key
-        assert asked['gpu'] == (device == 'gpu') or not run.steps, run.key
+        assert asked['gpu'] == gpu or not run.steps, run.key
 
 
 def test_profile_options():

@@ -7,6 +7,7 @@ __all__ = ['ManifestRow', 'read_manifest', 'read_structures', 'folder_cohort', '
 
 # %% ../../nbs/data/17_folder.ipynb #8b298793
 import csv
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -64,7 +65,7 @@ def _row(path: Path, line: int, cells: dict[str, str]) -> ManifestRow:
                          'choose another name.')
     image, labels = (path.parent/cells[name] for name in ('image', 'labels'))
     for name, file in (('image', image), ('labels', labels)):
-        if not file.is_file(): raise InputError(f'{where}: there is no {name} file {file}; correct the path.')
+        if not os.path.isfile(file): raise InputError(f'{where}: there is no {name} file {file}; correct the path.')
     return ManifestRow(cells['case'], image, labels, split, where)
 
 # %% ../../nbs/data/17_folder.ipynb #26e6f5f0
@@ -126,7 +127,7 @@ def read_structures(
     structures, groups = {}, {}
     for line, row in read_rows(path, ('id', 'name')):
         number, name = row['id'], row['name']
-        if not (number.isascii() and number.isdigit() and int(number) and name):
+        if not (number.isascii() and number.isdigit() and 0 < int(number[-11:]) < 2**31 and name):
             raise InputError(f'{path}, line {line}: needs a whole number above 0 and a name; correct it.')
         if int(number) in structures or name in structures.values():
             raise InputError(f'{path}, line {line}: the id {number} or the name {name} stands there twice; delete one.')

@@ -8,21 +8,20 @@ __all__ = ['Volume', 'label_counts', 'load_volume', 'load_grid', 'save_volume', 
            'check_kept', 'affine_align']
 
 # %% ../../nbs/data/11_volumes.ipynb #503603ad
-import zlib
+import gzip
+import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import product
-from math import prod
+from math import inf, prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import nibabel as nib
 import numpy as np
 import torch
 from nibabel import orientations
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 from numpy.typing import ArrayLike, DTypeLike
 from scipy import ndimage
 
@@ -67,16 +66,15 @@ class Volume:
         return np.asarray(index) @ self.affine[:3, :3].T + self.affine[:3, 3]
 
 # %% ../../nbs/data/11_volumes.ipynb #bb0b511a
-_UNREADABLE = (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError, TypeError, AttributeError)
-
-
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    "Turn every error of a NIfTI reader into one sentence."
+    "Turn every error of a NIfTI reader into one sentence, and keep what it logs to itself."
+    before, nib.imageglobals.logger.disabled = nib.imageglobals.logger.disabled, True
     try: yield
-    except _UNREADABLE as error:
+    except Exception as error:  # a reader of damaged files can fail in any way
         raise InputError(f'{path}: cannot be read as NIfTI, the file is damaged or of another format; '
                          'copy or convert it again.') from error
+    finally: nib.imageglobals.logger.disabled = before
 
 
 def in_millimetres(image: nib.spatialimages.SpatialImage) -> np.ndarray:
@@ -87,11 +85,17 @@ def in_millimetres(image: nib.spatialimages.SpatialImage) -> np.ndarray:
     return np.asarray(image.affine, dtype=float)*np.array([[scale], [scale], [scale], [1.]])
 
 
-def _check_length(image: nib.spatialimages.SpatialImage, path: Path) -> None:
+def _opened(path: Path) -> BinaryIO:
+    "The bytes of a file, unpacked."
+    return (gzip.open if path.suffix.lower() == '.gz' else open)(path, 'rb')
+
+
+def _check_length(image: nib.Nifti1Image, path: Path) -> None:
     "Raise `EOFError` where a file is too short for the voxels that its header announces."
     announced = prod(image.shape)*image.get_data_dtype().itemsize
-    longest = {'.nii': 1, '.gz': 1040}.get(path.suffix)  # no gzip file is 1040 times as large when unpacked
-    if longest and announced > longest*path.stat().st_size: raise EOFError
+    longest = 1040 if path.suffix.lower() == '.gz' else 1  # no gzip file is 1040 times as large when unpacked
+    if min(image.shape, default=0) < 0 or announced > longest*path.stat().st_size: raise EOFError
+
 
 # %% ../../nbs/data/11_volumes.ipynb #f80d854b
 MOST_VOXELS = 2**30  # of one volume: 1024 x 1024 x 1024, 4 GB in memory
@@ -104,18 +108,64 @@ def _refuse_huge(shape: Sequence[int], path: Path) -> None:
                          'used; resample or crop it.')
 
 
-def _read_nifti(path: Path, header_only: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    "Voxels and affine of a NIfTI file; by its header alone, voxels that are all 0 and take no memory."
-    if not path.is_file():
+def _refuse_no_size(image: nib.Nifti1Image, path: Path) -> None:
+    "Raise `InputError` where voxels have no size and nothing else says where they lie; nibabel takes 1 mm."
+    with _readable(path), _opened(path) as file: header = type(image.header).from_fileobj(file, check=False)
+    sizes = [float(size) for size, n in zip(header['pixdim'][1:4], image.shape) if n > 1]
+    if not header['sform_code'] and not all(0 < size < inf for size in sizes):
+        raise InputError(f'{path}: its voxels are {"x".join(f"{size:g}" for size in sizes)} large; correct the header.')
+
+
+def _refuse_two_places(image: nib.Nifti1Image, path: Path) -> None:
+    "Raise `InputError` where qform and sform have one code and lie more than half a voxel apart."
+    apart = 0.
+    with suppress(Exception):  # one that cannot be read places nothing
+        (sform, code), (qform, other) = image.header.get_sform(coded=True), image.header.get_qform(coded=True)
+        corners = np.array([[*corner, 1] for corner in product(*((0, n - 1) for n in image.shape[:3]))])
+        if code == other: apart = np.abs(corners @ (np.linalg.inv(sform) @ qform - np.eye(4)).T).max()
+    if apart > 0.5:
+        raise InputError(f'{path}: qform and sform of its header have the same code and put the voxels up to '
+                         f'{apart:.2g} voxels apart; keep the right one and set the code of the other to 0.')
+
+
+# %% ../../nbs/data/11_volumes.ipynb #eba3ac16
+def open_nifti(path: str | Path,  # .nii or .nii.gz
+              ) -> nib.Nifti1Image:  # its voxels are not read yet, see `stored_voxels`
+    "Open a NIfTI file whose header can be used."
+    path = Path(path)
+    if not os.path.isfile(path):
         raise InputError(f'{path}: no such file; check the name.')
+    if not path.name.lower().endswith(('.nii', '.nii.gz')):
+        raise InputError(f'{path}: the name of a NIfTI file ends in .nii or .nii.gz; rename or convert it.')
     with _readable(path):
         image = nib.load(path)
-        affine = in_millimetres(image)
-        nothing = np.broadcast_to(np.zeros(1, image.get_data_dtype()), image.shape)
+        image.get_data_dtype()
         _check_length(image, path)
     _refuse_huge(image.shape, path)
+    _refuse_no_size(image, path)
+    _refuse_two_places(image, path)
+    return image
+
+
+def stored_voxels(image: nib.Nifti1Image,  # from `open_nifti`
+                  path: str | Path,        # of the file
+                 ) -> np.ndarray:
+    "The voxels; a packed file is read to its end, where its check sum stands."
+    path = Path(path)
     with _readable(path):
-        return nothing if header_only else np.asanyarray(image.dataobj), affine
+        if path.suffix.lower() != '.gz': return np.asanyarray(image.dataobj)
+        with _opened(path) as file:
+            voxels = np.asanyarray(type(image).from_stream(file).dataobj)
+            if len(file.read(2**20)) == 2**20: raise EOFError  # something else follows
+        return voxels
+
+
+def _read_nifti(path: Path, header_only: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    "Voxels and affine of a NIfTI file; by its header alone, voxels that are all 0 and take no memory."
+    image = open_nifti(path)
+    nothing = np.broadcast_to(np.zeros(1, image.get_data_dtype()), image.shape)
+    return nothing if header_only else stored_voxels(image, path), in_millimetres(image)
+
 
 # %% ../../nbs/data/11_volumes.ipynb #e65d8d70
 def _check_grid(voxels: np.ndarray, affine: np.ndarray, path: Path) -> np.ndarray:

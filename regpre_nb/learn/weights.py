@@ -6,14 +6,13 @@
 __all__ = ['CARD', 'CONFIG', 'WEIGHTS', 'packaged_weights', 'save_pretrained', 'find_weights', 'from_pretrained', 'push_to_hub']
 
 # %% ../../nbs/learn/26_weights.ipynb #22ae3dbb
-import json
 from importlib.resources import files
 from pathlib import Path
 
 from torch import nn
 
 import regpre_nb
-from ..data.files import file_fingerprint, make_folder, write_bytes, write_json
+from ..data.files import file_fingerprint, make_folder, read_json, write_bytes, write_json
 from .finetune import load_network
 from .training import load_described, read_metadata, save_weights
 from ..method.settings import InputError
@@ -104,9 +103,10 @@ def _check_config(path: Path) -> None:
     "Refuse weights that are not those which the folder's config.json names."
     config = path.with_name(CONFIG)
     if path.name != WEIGHTS or not config.is_file(): return
-    try: wanted = json.loads(config.read_text(encoding='utf-8')).get('sha256')
-    except (ValueError, AttributeError) as error:
-        raise InputError(f'{config}: is not the JSON that belongs to weights; fetch the folder again.') from error
+    said = read_json(config)
+    if not isinstance(said, dict):
+        raise InputError(f'{config}: is not the JSON that belongs to weights; fetch the folder again.')
+    wanted = said.get('sha256')
     if wanted and path.is_file() and wanted != file_fingerprint(path):
         raise InputError(f'{path}: is not the file that {CONFIG} names, or was cut short; fetch the folder again.')
 

@@ -29,9 +29,9 @@ class CNNSettings:
     convolutions: int = 2                         # for each map, the one of stride 2 included
 
     def __post_init__(self):
-        counts = (lambda value: isinstance(value, tuple) and value and all(map(whole(1)[0], value))
-                  ), 'whole numbers, 1 or more'
-        check_values(self, {'channels': counts, 'convolutions': whole(1)})
+        counts = (lambda value: isinstance(value, tuple) and 0 < len(value) <= 16 and all(map(whole(1, 4096)[0], value))
+                  ), 'one to 16 whole numbers from 1 to 4096'
+        check_values(self, {'channels': counts, 'convolutions': whole(1, 64)})
 
 # %% ../../nbs/method/06a_encoders.ipynb #75478e54
 @encoder('cnn', CNNSettings)
@@ -67,7 +67,7 @@ class SwinUNETRSettings:
     patch: int = 2                            # edge of a token, in voxels
 
     def __post_init__(self):
-        check_values(self, {'channels': whole(1), 'patch': whole(1)})
+        check_values(self, {'channels': whole(1, 4096), 'patch': whole(1, 64)})
         if not 0 < len(self.depths) == len(self.heads) <= 4:
             raise InputError(f'SwinUNETRSettings: depths {self.depths} and heads {self.heads} must name the same '
                              'stages, four at most')

@@ -91,9 +91,11 @@ Rule = tuple[Callable[[Any], bool], str]  # whether a value can be used, and wha
 
 def whole(
     least: int,  # that is allowed
+    most: float = inf,  # that is allowed
 ) -> Rule:
     "The rule for a whole number."
-    return (lambda value: type(value) is int and value >= least), f'a whole number, {least} or more'
+    wanted = f'a whole number, {least} or more' if most == inf else f'a whole number from {least} to {most}'
+    return (lambda value: type(value) is int and least <= value <= most), wanted
 
 
 def odd(

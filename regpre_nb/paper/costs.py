@@ -5,14 +5,13 @@
 # %% auto #0
 __all__ = ['RATES', 'GROWTH', 'STUDY', 'Cost', 'Rates', 'pairs_seen', 'seconds_of_pair', 'cost', 'limits']
 
-# %% ../../nbs/paper/42a_costs.ipynb #5068a091
+# %% ../../nbs/paper/42a_costs.ipynb #1e8f53f0
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from ..compare.methods import METHODS
 from ..data.cohorts import Cohort
-from ..method.settings import checked
 from .jobs import OnImages, Pairwise, Pretrain, Run, Synth, Trained
 
 # %% ../../nbs/paper/42a_costs.ipynb #66a55e37
@@ -76,8 +75,8 @@ def seconds_of_pair(run: Run,        # any
     else: rate = 0.0
     return max(least, rate * voxels / 1e6)
 
-# %% ../../nbs/paper/42a_costs.ipynb #b24ff1ce
-_BASE_MB = {'cpu': 1500, 'gpu': 6000}  # of a process with its libraries; those of a GPU want more
+# %% ../../nbs/paper/42a_costs.ipynb #32cb4eaf
+_BASE_MB = {'cpu': 2500, 'gpu': 7000}  # a process with its libraries, those of a GPU want more; two of Snakemake
 _KEPT = {'pretrain': 300, 'register': 2300, 'synth': 1000}  # bytes a voxel for the backward pass, at 96 channels
 
 
@@ -96,7 +95,7 @@ def _disk(run):
     parameters = 2000 * getattr(getattr(run, 'network', None), 'channels', 32) ** 2
     return 10 + (int(5 * 4 * parameters / 1e6) if isinstance(run, Trained) else 0)
 
-# %% ../../nbs/paper/42a_costs.ipynb #0de8c52b
+# %% ../../nbs/paper/42a_costs.ipynb #eeb89091
 def _on_gpu(run):
     "Whether a GPU helps a run: it trains, or it registers by a method of this package."
     own = isinstance(run, Pairwise) and METHODS[run.task.method].warm_up is not None
@@ -106,21 +105,22 @@ def _on_gpu(run):
 STUDY = Cost(minutes=5, gpus=0, memory_mb=4000, disk_mb=50)  # of a study whose runs are done
 
 
-@checked
-def cost(run: Run,                               # any
-         cohort: Cohort,                         # its cohort; files need not be there
-         device: Literal['cpu', 'gpu'] = 'gpu',  # that it is run on
-         rates: Rates | None = None,             # of that device on your machine; None: those of `RATES`
+def cost(run: Run,                    # any
+         cohort: Cohort,              # its cohort; files need not be there
+         gpu: bool = True,            # whether it is run on a GPU, if that helps it
+         rates: Rates | None = None,  # of such a machine; None: those of `RATES`
         ) -> Cost:
     "What a run needs, by its settings. What needs no GPU is given none, and the time on a CPU."
-    if device == 'gpu' and not _on_gpu(run): device, rates = 'cpu', None
+    if gpu and not _on_gpu(run): gpu, rates = False, None
+    device = 'gpu' if gpu else 'cpu'
     rates = rates or RATES[device]
     seconds = rates.start + pairs_seen(run, cohort) * seconds_of_pair(run, math.prod(cohort.shape), rates)
-    return Cost(round(seconds / 60, 2), int(device == 'gpu'), _memory(run, cohort, device), _disk(run))
+    return Cost(round(seconds / 60, 2), int(gpu), _memory(run, cohort, device), _disk(run))
 
-# %% ../../nbs/paper/42a_costs.ipynb #87aa0709
+# %% ../../nbs/paper/42a_costs.ipynb #8571d4fa
 def limits(cost: Cost,         # of a run or a study
            attempt: int = 1,   # which one it is
           ) -> dict[str, int]:  # 'runtime' (minutes), 'mem_mb', 'gpu', as Snakemake names them
-    "What to ask a scheduler for: three times the estimated minutes and 15 more; at each attempt more memory."
-    return {'runtime': 15 + math.ceil(3 * cost.minutes), 'mem_mb': attempt * cost.memory_mb, 'gpu': cost.gpus}
+    "What to ask a scheduler for: three times the estimated minutes and 15 more; at each attempt half more memory."
+    memory = cost.memory_mb * (1 + attempt) // 2
+    return {'runtime': 15 + math.ceil(3 * cost.minutes), 'mem_mb': memory, 'gpu': cost.gpus}

@@ -564,7 +564,7 @@ def _options(
 def _is_for_users(error):
     "Whether an error is a sentence for whoever gave the command."
     from regpre_nb.method.settings import InputError
-    return isinstance(error, InputError | FloatingPointError)
+    return isinstance(error, InputError | FloatingPointError) or getattr(error, 'filename', None) is not None
 
 
 _SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP') if hasattr(signal, name)]
@@ -581,6 +581,13 @@ def _heed_signals():
         if not ignored: signal.signal(number, _interrupt)
 
 
+def _shown(error):
+    "What an error says, with control characters of file names spelt out; the lines of a list are indented."
+    told = f'{error.filename}: {error.strerror}; check the name.' if isinstance(error, OSError) else str(error)
+    lines = re.split(r'\n(?=  )', told if told.endswith('.') or '\n  ' in told else f'{told}.')
+    return '\n'.join(''.join(c if c.isprintable() else ascii(c)[1:-1] for c in line) for line in lines)
+
+
 def main() -> None:
     "Entry point of the `regpre` command."
     _heed_signals()
@@ -590,5 +597,5 @@ def main() -> None:
         os._exit(end.code)  # the end need not wait until Python has tidied up
     except Exception as error:
         if not _is_for_users(error): raise
-        print(f'regpre: {error}', file=sys.stderr)
+        print(f'regpre: {_shown(error)}', file=sys.stderr)
         sys.exit(2)

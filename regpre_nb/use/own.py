@@ -62,8 +62,8 @@ def _changes(text: str) -> dict:
     "What --settings says."
     from regpre_nb.method.settings import InputError
     try: return dict(json.loads(text or '{}'))
-    except (ValueError, TypeError) as error:
-        raise InputError(f"--settings {text}: is no JSON object; write names with values, as in "
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"--settings {text[:80]}: is no JSON object; write names with values, as in "
                          '{"channels": [8, 16]}.') from error
 
 
@@ -114,6 +114,9 @@ def described_encoder(path: Path,  # encoder.safetensors
         raise InputError(f'{path}: does not say which encoder it holds; give an encoder.safetensors that '
                          '`regpre pretrain` wrote.')
     found = full_description(record['encoder'], 'swin')
+    if not isinstance(found['name'], str) or not isinstance(found['settings'], dict):
+        raise InputError(f'{path}: describes its encoder in no way that can be read; fetch the file again, or give '
+                         'another one.')
     if name and name != found['name']:
         raise InputError(f"{path}: holds an encoder {found['name']!r}, and --encoder asks for {name!r}; leave that "
                          'out, or choose other weights.')
@@ -126,19 +129,25 @@ def begin(folder: Path,  # of the training; is made
           told: dict,    # what decides its outcome, beside what `fit` compares
          ) -> bool:      # whether it is new
     "Note what a folder is for, or refuse it for anything else."
-    from regpre_nb.data.files import write_json
+    from regpre_nb.data.files import read_json, write_json
     from regpre_nb.method.settings import InputError
     path, told = folder / 'own.json', json.loads(json.dumps(told))
     if not path.exists():
         write_json(path, told)
         return True
-    try: known = dict(json.loads(path.read_text(encoding='utf-8')))
-    except (ValueError, TypeError) as error:
-        raise InputError(f'{path}: is damaged; choose another folder, or delete this one.') from error
+    known = read_json(path)
+    if not isinstance(known, dict): raise InputError(f'{path}: is damaged; choose another folder, or delete this one.')
     if differ := [name for name in told if known.get(name) != told[name]]:
         raise InputError(f"{folder}: was begun with another {' and another '.join(differ)}; choose another folder, or "
                          'give the same command as before.')
     return False
+
+
+def _leave_no_trace(folder):
+    "Remove a folder in which nothing was begun."
+    if [path.name for path in folder.glob('*')] in ([], ['.lock']):
+        (folder / '.lock').unlink(missing_ok=True)
+        folder.rmdir()
 
 
 @contextmanager
@@ -146,8 +155,13 @@ def going_on(folder: Path,  # of the training; is made
             ) -> Iterator[None]:
     "Hold a folder while it is trained in; where that is broken off, say how it goes on."
     from regpre_nb.data.files import only_process
+    from regpre_nb.method.settings import InputError
+    new = not folder.exists()
     try:
         with only_process(folder): yield
+    except InputError:
+        if new: _leave_no_trace(folder)
+        raise
     except (KeyboardInterrupt, SystemExit):
         typer.echo(f'\nStopped; the same command goes on from the last checkpoint in {folder}.', err=True)
         raise
@@ -227,12 +241,16 @@ def _own_network(name: str, weights: Path | None, settings: str, seed: int, coho
     "The settings for a cohort, and a registration network with the encoder that is asked for."
     import torch
 
+    from regpre_nb.method.settings import InputError
     from regpre_nb.method.swin import ENCODERS, kind_named
     from regpre_nb.method.transmorph import TransMorph
     found = described_encoder(weights, name) if weights else {'name': name or 'swin'}
     profile = own_profile(cohort, found.get('resolution'))
-    kind = kind_named(found['name'], ENCODERS, found.get('module', ''))
-    encoder = own_encoder(kind, encoder_settings(kind, profile.network, found.get('settings'), settings), seed)
+    try:
+        kind = kind_named(found['name'], ENCODERS, str(found.get('module', '')))
+        encoder = own_encoder(kind, encoder_settings(kind, profile.network, found.get('settings'), settings), seed)
+    except InputError as error:
+        raise InputError(f'{weights}: {error}' if weights else str(error)) from error
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return profile, TransMorph(profile.network, encoder)
@@ -252,7 +270,7 @@ def finetune_own(folder: Path,                # for model.safetensors, validatio
     "Train a registration network on one's own images, or go on with it; writes model.safetensors."
     from regpre_nb.data.cohorts import subset, write_manifest
     from regpre_nb.data.files import file_fingerprint
-    from regpre_nb.learn.finetune import finetune
+    from regpre_nb.learn.finetune import finetune, transfer_encoder
     from regpre_nb.method.transmorph import describe_network
     cohort = own_cohort(manifest)
     cases = subset(cohort.train, fraction, seed)
@@ -260,6 +278,7 @@ def finetune_own(folder: Path,                # for model.safetensors, validatio
     training = own_training(profile.finetune_training, steps, 20, learning_rate, seed)
     told = {'command': 'finetune', 'network': describe_network(network), 'seed': seed, 'choice of cases': cases,
             'content of the manifest': cohort.fingerprint(), 'file of weights': weights and file_fingerprint(weights)}
+    if weights: transfer_encoder(network, weights)  # before anything is written
     if begin(folder, told): _check_first(cohort, folder)
     write_manifest(cohort, cases, folder / 'cases.csv')
     finetune(network, cohort, cases, profile.finetuning, training, folder, weights, progress=progress)

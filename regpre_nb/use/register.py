@@ -9,7 +9,7 @@ __all__ = ['LEAST', 'Image', 'MOST', 'USUAL', 'as_volume', 'scaled', 'working_gr
 import html
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import product
@@ -29,8 +29,10 @@ from regpre_nb.data.volumes import (
     in_millimetres,
     load_volume,
     normalise,
+    open_nifti,
     resample,
     save_volume,
+    stored_voxels,
     to_ras,
 )
 from ..learn.instance import InstanceSettings, optimise_pair
@@ -83,10 +85,9 @@ def _matrix(values: np.ndarray, what: str) -> np.ndarray:
 
 def _load(path: Path, role: str) -> Volume:
     "The image of a file; a plane as a slice."
-    with suppress(Exception):  # whatever is wrong with the file, `load_volume` says it
-        image = nib.load(path)
-        if len(image.shape) == 2: return replace(_read(image, role), path=path)
-    return load_volume(path)
+    image = open_nifti(path)
+    if len(image.shape) != 2: return load_volume(path)
+    return replace(_from_array(stored_voxels(image, path), in_millimetres(image), str(path)), path=path)
 
 # %% ../../nbs/use/50c_register.ipynb #8869cec8
 def _read(image: Image, role: str) -> Volume:
@@ -119,6 +120,9 @@ def as_volume(image: Image,  # a path, a nibabel image, a `Volume`, or an array 
     return volume
 
 # %% ../../nbs/use/50c_register.ipynb #413be8d8
+FAR = 100  # times as long as the other image; more is a wrong unit
+
+
 def _gap(first: Volume, second: Volume) -> float:
     "Millimetres between two fields of view along the axes of either; 0 or less where they overlap."
     gaps = []
@@ -131,10 +135,15 @@ def _gap(first: Volume, second: Volume) -> float:
 
 
 def _check_overlap(moving: Volume, fixed: Volume) -> None:
-    "Raise `InputError` where two images share no space."
+    "Raise `InputError` where two images share no space, or one is a speck in the other."
+    named = f"{moving.path or 'the moving image'} and {fixed.path or 'the fixed image'}"
+    here, there = (max(np.multiply(image.shape, image.spacing)) for image in (moving, fixed))
+    if not 1/FAR < here/there < FAR:
+        raise InputError(f'{named}: the one is {here:.3g} mm long and the other {there:.3g}; correct the voxel size or '
+                         'its unit in the header of one.')
     if (gap := _gap(moving, fixed)) >= 0:
-        raise InputError(f"{moving.path or 'the moving image'} and {fixed.path or 'the fixed image'}: their fields "
-                         f'of view do not overlap, {gap:.0f} mm lie between them; correct the origin in one header.')
+        raise InputError(f'{named}: their fields of view do not overlap, {gap:.0f} mm lie between them; correct the '
+                         'origin in one header.')
 
 # %% ../../nbs/use/50c_register.ipynb #74b335c8
 MOST = 2**21  # voxels of the working grid, unless a spacing is given

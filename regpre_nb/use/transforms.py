@@ -24,7 +24,7 @@ from numpy.typing import DTypeLike
 from scipy import ndimage
 
 from ..data.files import read_table, replacing, writing
-from ..data.volumes import Volume
+from ..data.volumes import Volume, open_nifti, stored_voxels
 from ..method.metrics import ndv_percent
 from ..method.settings import InputError, checked
 
@@ -193,11 +193,11 @@ def check_names(outputs: Iterable[Path],      # files to be written
                 suffixes: tuple[str, ...] = ('.nii.gz', '.nii'),  # that an output may end in
                ) -> None:
     "Raise `InputError` for outputs that cannot be written, name one file twice, or name an input."
-    taken = {Path(path).resolve() for path in inputs}
+    taken = {os.path.realpath(path) for path in inputs}  # also of a link to itself
     for path in outputs:
-        if check_output(path, suffixes).resolve() in taken:
+        if (place := os.path.realpath(check_output(path, suffixes))) in taken:
             raise InputError(f'{path}: is named twice, for one file to be read or written; choose another name.')
-        taken.add(path.resolve())
+        taken.add(place)
 
 # %% ../../nbs/use/50a_transforms.ipynb #66401c92
 def _save_field(field: np.ndarray, affine: np.ndarray, path: Path, *intent, **options) -> Path:
@@ -213,13 +213,11 @@ def _save_field(field: np.ndarray, affine: np.ndarray, path: Path, *intent, **op
 
 def _load_field(path: Path) -> tuple[np.ndarray, np.ndarray, int]:
     "Vectors of a NIfTI file, its affine and its intent."
-    if not path.is_file(): raise InputError(f'{path}: no such file; check the name.')
-    try:
-        image = nib.load(path)
-        return np.asarray(image.dataobj, np.float32), np.asarray(image.affine, float), int(image.header['intent_code'])
-    except Exception as error:  # whatever a reader of damaged files raises
-        raise InputError(f'{path}: cannot be read as NIfTI, the file is damaged or of another format; '
-                         'copy or convert it again.') from error
+    image = open_nifti(path)
+    voxels, affine = stored_voxels(image, path), np.asarray(image.affine, float)
+    if voxels.dtype.kind not in 'iuf':
+        raise InputError(f'{path}: voxels are of type {voxels.dtype}, not real numbers; give a displacement field.')
+    with np.errstate(over='ignore'): return voxels.astype(np.float32), affine, int(image.header['intent_code'])
 
 
 def save_warp(warp: Warp,        # what to write
@@ -269,9 +267,9 @@ def load_affine(path: str | Path,  # as `save_affine`, ITK or ANTs wrote it
     "Read an affine map; raise `InputError` where it is none."
     import SimpleITK as sitk
     path = Path(path)
-    if not path.is_file(): raise InputError(f'{path}: no such file; check the name.')
+    if not os.path.isfile(path): raise InputError(f'{path}: no such file; check the name.')
     try: transform = sitk.ReadTransform(str(path))
-    except RuntimeError as error:
+    except Exception as error:  # of ITK, or of its message, which quotes the file
         raise InputError(f'{path}: cannot be read as an affine map of ITK; give a file that ITK, ANTs or regpre wrote, '
                          'none of FSL or FreeSurfer.') from error
     if transform.GetDimension() != 3 or not transform.IsLinear():
@@ -289,8 +287,8 @@ def is_transform(path: str | Path,  # a file, or none
                 ) -> bool:
     "Whether a file is a warp, by its header, or an affine map, by its name."
     if str(path).endswith(AFFINE_FILES): return True
-    try: return nib.load(path).shape[3:] == (1, 3)
-    except Exception: return False  # whatever a reader of damaged files raises; what needs the file will say so
+    try: return open_nifti(path).shape[3:] == (1, 3)
+    except InputError: return False  # what needs the file will say so
 
 
 def load_transform(path: str | Path,  # a warp, or an affine map

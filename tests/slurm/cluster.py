@@ -65,6 +65,11 @@ def free_ports(count: int) -> list[int]:
         for each in sockets: each.close()
 
 
+def usable_mb() -> int:
+    "Three quarters of this machine's memory."
+    return psutil.virtual_memory().total // 2**20 * 3 // 4
+
+
 def write_configuration(folder: Path, cpus: int, memory_mb: int) -> Path:
     "Write slurm.conf and a key for munge; the path of slurm.conf."
     for name in ('state', 'spool'): (folder / name).mkdir(parents=True, exist_ok=True)
@@ -140,9 +145,9 @@ class Cluster:
 
 
 @contextmanager
-def cluster(folder: Path, cpus: int = 2, memory_mb: int = 8000) -> Iterator[Cluster]:
+def cluster(folder: Path, cpus: int = 2) -> Iterator[Cluster]:
     "A SLURM for the time of the block."
-    write_configuration(folder, cpus, memory_mb)
+    write_configuration(folder, cpus, usable_mb())
     found = Cluster(folder)
     try:
         found.start()
@@ -155,7 +160,6 @@ if __name__ == '__main__':
     if what == 'stop': Cluster(folder).stop()
     elif reason := missing(): sys.exit(f'No SLURM: {reason}.')
     else:
-        write_configuration(folder, cpus=os.cpu_count() or 1,
-                            memory_mb=psutil.virtual_memory().total // 2**20 * 3 // 4)
+        write_configuration(folder, os.cpu_count() or 1, usable_mb())
         Cluster(folder).start()
         print(f'export SLURM_CONF={folder}/slurm.conf PATH={folder}/bin:$PATH')
