@@ -49,7 +49,7 @@ def _targets() -> dict[str, tuple[str, Callable[[Path], object]]]:
             try: settings.from_json(kind, said)
             except settings.InputError: pass
 
-    def text(path: Path) -> str: return path.read_text(errors='replace')
+    def text(path: Path) -> str: return path.read_text(errors='replace', encoding='utf-8')
 
     network = transmorph.TransMorph(replace(swin.SETTINGS['tiny'], preset='released'))
     kind = swin.ENCODERS['cnn']
@@ -148,7 +148,7 @@ class Crashes:
         self.places.add(place)
         name = f'{type(error).__name__}-{len(self.places)}-{os.getpid()}'
         (self.folder/name).write_bytes(data)
-        (self.folder/f'{name}.txt').write_text(''.join(traceback.format_exception(error)))
+        (self.folder/f'{name}.txt').write_text(''.join(traceback.format_exception(error)), encoding='utf-8')
         print(f'CRASH {type(error).__name__}: {error}'[:300].replace('\n', ' '), file=sys.__stderr__, flush=True)
 
 
@@ -162,7 +162,7 @@ def fuzz(target: str, seconds: int) -> None:
     kept.mkdir(parents=True, exist_ok=True)
     memory = Path('/dev/shm')  # noqa: S108 (a folder of our own is made in it)
     place = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None, prefix='fuzz-'))
-    path, crashes, nothing = place/f'input{suffix}', Crashes(kept), open(os.devnull, 'w')
+    path, crashes, nothing = place/f'input{suffix}', Crashes(kept), open(os.devnull, 'w', encoding='utf-8')
 
     def one_input(data: bytes) -> None:
         path.write_bytes(data)

@@ -48,7 +48,8 @@ def say(stage: str, text: str, since: float | None = None) -> None:
 
 def pinned(package: str) -> str:
     "NAME==VERSION, as constraints.txt says."
-    return next(line for line in (TOP / 'constraints.txt').read_text().splitlines() if line.startswith(f'{package}=='))
+    lines = (TOP / 'constraints.txt').read_text(encoding='utf-8').splitlines()
+    return next(line for line in lines if line.startswith(f'{package}=='))
 
 
 def wheels(folder: Path) -> None:
@@ -90,7 +91,7 @@ class Results:
         known = self.content[part]
         known.append(row) if isinstance(known, list) else known.update(row)
         temporary = self.path.with_suffix('.unfinished')
-        temporary.write_text(json.dumps(self.content, indent=1, default=str) + '\n')
+        temporary.write_text(json.dumps(self.content, indent=1, default=str) + '\n', encoding='utf-8')
         os.replace(temporary, self.path)
 
 
@@ -482,7 +483,7 @@ def profile_step(results: Results, path: Path, what: str, settings, shape: tuple
     results.add('profile', row)
     order = 'self_device_time_total' if on_gpu else 'self_cpu_time_total'
     table = seen.key_averages().table(sort_by=order, row_limit=25, max_name_column_width=60)
-    with open(path, 'a') as file: file.write(f'{json.dumps(row)}\n{table}\n\n')
+    with open(path, 'a', encoding='utf-8') as file: file.write(f'{json.dumps(row)}\n{table}\n\n')
     say('bench', f'profile {row}')
 
 

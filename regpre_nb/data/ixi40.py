@@ -329,7 +329,7 @@ def _checksums(root: Path) -> dict[str, str]:
     "Name -> SHA-256, by SHA256SUMS; empty where that file is absent."
     path = root/'SHA256SUMS'
     if not path.is_file(): return {}
-    pairs = [line.split() for line in path.read_text(errors='replace').splitlines() if line.strip()]
+    pairs = [line.split() for line in path.read_text(errors='replace', encoding='utf-8').splitlines() if line.strip()]
     if wrong := [pair for pair in pairs if len(pair) != 2]:
         raise InputError(f"{path}: the line {' '.join(wrong[0])!r} is not a checksum and a name; fetch the file again.")
     return {name.lstrip('*'): digest for digest, name in pairs}

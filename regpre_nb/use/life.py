@@ -163,7 +163,7 @@ def _failure(log, note=None):
     said = last_line(log)
     if said.startswith('regpre: '): return said.removeprefix('regpre: ')
     with suppress(OSError):
-        if 'Traceback (most recent call last)' in log.read_text(errors='replace')[-20_000:]: return said
+        if b'Traceback (most recent call last)' in log.read_bytes()[-20_000:]: return said
     return ''
 
 # %% ../../nbs/use/50_life.ipynb #91f17f51
@@ -185,7 +185,7 @@ def _speeds(runs, root):
 
 def _summary(results):
     "What results/.../run.json says of its studies."
-    try: return json.loads((results / 'run.json').read_text())
+    try: return json.loads((results / 'run.json').read_text(encoding='utf-8'))
     except (OSError, ValueError): return {}
 
 
@@ -302,7 +302,7 @@ def _origins(plan):
     found = {}
     for run in plan.runs:
         with suppress(OSError, ValueError):
-            found[run.key] = _origin(json.loads((run_folder(run, plan.root) / 'run.json').read_text()))
+            found[run.key] = _origin(json.loads((run_folder(run, plan.root) / 'run.json').read_text(encoding='utf-8')))
     return found
 
 
