@@ -13,6 +13,7 @@ import json
 import math
 import os
 import re
+import shlex
 import signal
 import sys
 import tempfile
@@ -203,14 +204,10 @@ def reproduce(
 ) -> None:
     "Train what is not trained yet, draw every table and figure, and print the tables."
     root, started = _project(root), time.time()
-    try:
-        cohort = _checked_cohort(profile, data)
-        from regpre_nb.method.settings import InputError
-        plan = _restored(profile, cohort, seed, root)
-        if not _make_all(plan, cores, gpu_jobs): raise InputError(_stopped(plan, started))
-    except SystemExit:
-        typer.echo('Stopped; the same command goes on where it stopped.', err=True)
-        raise
+    cohort = _checked_cohort(profile, data)
+    from regpre_nb.method.settings import InputError
+    plan = _restored(profile, cohort, seed, root)
+    if not _make_all(plan, cores, gpu_jobs): raise InputError(_stopped(plan, started))
     _show(plan.results, cohort.description)
 
 # %% ../../nbs/use/51_cli.ipynb #c2930871
@@ -519,10 +516,32 @@ def _options(
         if value := os.environ.get(name): os.environ[name] = os.path.abspath(os.path.expanduser(value))
 
 # %% ../../nbs/use/51_cli.ipynb #395be462
-def _is_for_users(error):
-    "Whether an error is a sentence for whoever gave the command."
+_NO_MEMORY = re.compile("out of memory|can(no|')t allocate memory|bad_alloc|failed to map segment|"
+                        'could not create a primitive|PyObject pointer is null', re.I)  # of oneDNN, of Rust
+
+
+def _lacks_memory(error):
+    "Whether an error, or one that led to it, is that memory could not be had."
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)): return True
+    return any(_lacks_memory(earlier) for earlier in (error.__cause__, error.__context__) if earlier)
+
+
+def _sentence(error):
+    "An error as a sentence for whoever gave the command; None where it is none of theirs."
     from regpre_nb.method.settings import InputError
-    return isinstance(error, InputError | FloatingPointError)
+    if isinstance(error, InputError | FloatingPointError): return str(error)
+    if not _lacks_memory(error): return None
+    return ('There is not enough memory; what was written is intact: free some, use smaller images or fewer jobs at '
+            'a time, and give the same command again.')
+
+# %% ../../nbs/use/51_cli.ipynb #fe897d3e
+_GOES_ON = 'reproduce', 'train', 'study', 'tables', 'pretrain', 'finetune', 'data'  # other commands begin again
+
+
+def _how_to_go_on():
+    "What to do after a command was interrupted."
+    command, resumes = shlex.join(['regpre', *sys.argv[1:]]), sys.argv[1:2] and sys.argv[1] in _GOES_ON
+    return f'Stopped; the same command {"goes on where it stopped" if resumes else "begins again"}: {command}'
 
 
 _SIGNALLED = {128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}  # exit codes
@@ -545,8 +564,9 @@ def main() -> None:
     try: app()
     except SystemExit as end:
         if (end.code or 0) not in _SIGNALLED: raise
+        print(f'\n{_how_to_go_on()}', file=sys.stderr, flush=True)
         os._exit(end.code)  # the end need not wait until Python has tidied up
-    except Exception as error:
-        if not _is_for_users(error): raise
-        print(f'regpre: {error}', file=sys.stderr)
+    except BaseException as error:  # that of Rust is no Exception
+        if not (sentence := _sentence(error)): raise
+        print(f'regpre: {sentence}', file=sys.stderr)
         sys.exit(2)

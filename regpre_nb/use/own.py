@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['LENGTHS', 'LARGE', 'commands', 'OutArgument', 'EncoderSettingsOption', 'RateOption', 'OwnSeedOption', 'PluginOption',
            'QuietOption', 'own_profile', 'own_training', 'encoder_settings', 'own_encoder', 'described_encoder',
-           'begin', 'going_on', 'shape_like', 'random_cohort', 'own_cohort', 'pretrain_own', 'finetune_own',
-           'dice_by_structure', 'pretrain_command', 'finetune_command']
+           'begin', 'shape_like', 'random_cohort', 'own_cohort', 'pretrain_own', 'finetune_own', 'dice_by_structure',
+           'pretrain_command', 'finetune_command']
 
 # %% ../../nbs/use/50g_own.ipynb #230a7e50
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -139,18 +138,6 @@ def begin(folder: Path,  # of the training; is made
         raise InputError(f"{folder}: was begun with another {' and another '.join(differ)}; choose another folder, or "
                          'give the same command as before.')
     return False
-
-
-@contextmanager
-def going_on(folder: Path,  # of the training; is made
-            ) -> Iterator[None]:
-    "Hold a folder while it is trained in; where that is broken off, say how it goes on."
-    from regpre_nb.data.files import only_process
-    try:
-        with only_process(folder): yield
-    except (KeyboardInterrupt, SystemExit):
-        typer.echo(f'\nStopped; the same command goes on from the last checkpoint in {folder}.', err=True)
-        raise
 
 # %% ../../nbs/use/50g_own.ipynb #e4014113
 def shape_like(path: Path,  # NIfTI
@@ -337,9 +324,10 @@ def pretrain_command(
     quiet: QuietOption = False,
 ) -> None:
     "Pretrain an encoder on random pairs, which need no images; go on if it was interrupted."
+    from regpre_nb.data.files import only_process
     _prepare(plugin, learning_rate)
     shape = _own_shape(shape, like, manifest)
-    with going_on(folder):
+    with only_process(folder):
         result = pretrain_own(folder, encoder, shape, steps, learning_rate, seed, settings, not quiet)
     typer.echo(f'{folder / "encoder.safetensors"}: {result.steps} random pairs of {"x".join(map(str, shape))} voxels, '
                f'Dice {result.best_score:.3f} on others of their kind')
@@ -360,8 +348,9 @@ def finetune_command(
     quiet: QuietOption = False,
 ) -> None:
     "Train a registration network on your own images; go on if it was interrupted."
+    from regpre_nb.data.files import only_process
     _prepare(plugin, learning_rate)
-    with going_on(folder):
+    with only_process(folder):
         scores = finetune_own(folder, manifest, encoder, encoder_weights, steps, fraction, learning_rate, seed,
                               settings, not quiet)
     pairs = scores['pair'].nunique()
