@@ -29,7 +29,7 @@ export REGPRE_FIXTURES
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check reproduce tables dry-run bench slurm-test gpu-check lab docs prepare release canary clean
+.PHONY: help setup test check reproduce tables dry-run bench slurm-test gpu-check faults lab docs prepare release canary clean
 
 help:
 	@echo 'make setup       the environment: .venv, from constraints.txt'
@@ -41,6 +41,7 @@ help:
 	@echo 'make bench       time and memory beside MONAI, neurite and voxelmorph, speed of reading, in results/bench (15 minutes)'
 	@echo 'make slurm-test  the smoke reproduction through a SLURM that the test starts (root, slurm-wlm and munge; 15 minutes)'
 	@echo 'make gpu-check   on one GPU: tests, speed and runs of the profile gpu, in runs/gpu-check   [DATA=hippocampus] [LIMIT=$(LIMIT)]'
+	@echo 'make faults      kills, full disks and other faults in the middle of work, in results/faults (15 minutes)'
 	@echo 'make lab         the notebooks in JupyterLab; a tour is open'
 	@echo 'make docs        the site, in _docs/html'
 	@echo 'make prepare     after editing notebooks: export, clean, README, test'
@@ -110,6 +111,9 @@ slurm-test: .venv/.cluster
 gpu-check: setup
 	@$(RUN)/python tools/gpu_check.py run runs/gpu-check --limit $(LIMIT) \
 		--data $(if $(filter file,$(origin DATA)),hippocampus,$(DATA))
+
+faults: setup
+	@$(RUN)/python tools/faults.py
 
 lab: setup
 	@$(RUN)/python -m jupyter lab nbs/tour.ipynb

@@ -149,7 +149,9 @@ def test_going_on(place, tmp_path):
     arguments = 'finetune', 'out', *images, '--encoder', 'cnn', *SMALL, '--steps', 60, '--quiet'
     broken_off(signal.SIGKILL, 3, arguments, 'out', tmp_path)
     said = broken_off(signal.SIGINT, 9, arguments, 'out', tmp_path)
-    assert said == '\nStopped; the same command goes on from the last checkpoint in out.\n'
+    saved, how = filter(None, said.splitlines())
+    assert saved.startswith('out: stopped after step ') and 'of 60, which is saved in out' in saved
+    assert how.startswith('Stopped; the same command goes on where it stopped: regpre finetune out --manifest ')
     refused(regpre(*arguments, '--seed', 1, cwd=tmp_path), 'out:', 'was begun with another seed')
     refused(regpre(*arguments, '--steps', 7, cwd=tmp_path), 'steps is 7 now and was 60')
     done = regpre(*arguments, cwd=tmp_path)

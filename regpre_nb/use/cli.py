@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import shlex
 import signal
 import sys
 import tempfile
@@ -233,15 +234,11 @@ def reproduce(
 ) -> None:
     "Train what is not trained yet, draw every table and figure, and print the tables."
     root, started = _project(root), time.time()
-    try:
-        cohort = _checked_cohort(profile, data)
-        from regpre_nb.method.settings import InputError
-        plan = _restored(profile, cohort, seed, root)
-        how = _on_cluster(plan, workflow_profile) if workflow_profile else _here(plan, cores, gpu_jobs)
-        if not _make_all(plan, *how, gpus=run_gpus): raise InputError(_stopped(plan, started))
-    except SystemExit:
-        typer.echo('Stopped; the same command goes on where it stopped.', err=True)
-        raise
+    cohort = _checked_cohort(profile, data)
+    from regpre_nb.method.settings import InputError
+    plan = _restored(profile, cohort, seed, root)
+    how = _on_cluster(plan, workflow_profile) if workflow_profile else _here(plan, cores, gpu_jobs)
+    if not _make_all(plan, *how, gpus=run_gpus): raise InputError(_stopped(plan, started))
     _show(plan.results, cohort.description)
 
 # %% ../../nbs/use/51_cli.ipynb #c2930871
@@ -561,10 +558,33 @@ def _options(
         if value := os.environ.get(name): os.environ[name] = os.path.abspath(os.path.expanduser(value))
 
 # %% ../../nbs/use/51_cli.ipynb #395be462
-def _is_for_users(error):
-    "Whether an error is a sentence for whoever gave the command."
+_NO_MEMORY = re.compile("out of memory|can(no|')t allocate memory|bad_alloc|failed to map segment|"
+                        'could not create a primitive|PyObject pointer is null', re.I)  # of oneDNN, of Rust
+
+
+def _lacks_memory(error):
+    "Whether an error, or one that led to it, is that memory could not be had."
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)): return True
+    return any(_lacks_memory(earlier) for earlier in (error.__cause__, error.__context__) if earlier)
+
+
+def _sentence(error):
+    "An error as a sentence for whoever gave the command; None where it is none of theirs."
     from regpre_nb.method.settings import InputError
-    return isinstance(error, InputError | FloatingPointError) or getattr(error, 'filename', None) is not None
+    if isinstance(error, InputError | FloatingPointError) or getattr(error, 'filename', None) is not None:
+        return _shown(error)
+    if not _lacks_memory(error): return None
+    return ('There is not enough memory; what was written is intact: free some, use smaller images or fewer jobs at '
+            'a time, and give the same command again.')
+
+# %% ../../nbs/use/51_cli.ipynb #fe897d3e
+_GOES_ON = 'reproduce', 'train', 'study', 'tables', 'pretrain', 'finetune', 'data'  # other commands begin again
+
+
+def _how_to_go_on():
+    "What to do after a command was interrupted."
+    command, resumes = shlex.join(['regpre', *sys.argv[1:]]), sys.argv[1:2] and sys.argv[1] in _GOES_ON
+    return f'Stopped; the same command {"goes on where it stopped" if resumes else "begins again"}: {command}'
 
 
 _SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP') if hasattr(signal, name)]
@@ -594,8 +614,9 @@ def main() -> None:
     try: app()
     except SystemExit as end:
         if (end.code or 0) - 128 not in _SIGNALS: raise
+        print(f'\n{_how_to_go_on()}', file=sys.stderr, flush=True)
         os._exit(end.code)  # the end need not wait until Python has tidied up
-    except Exception as error:
-        if not _is_for_users(error): raise
-        print(f'regpre: {_shown(error)}', file=sys.stderr)
+    except BaseException as error:  # that of Rust is no Exception
+        if not (sentence := _sentence(error)): raise
+        print(f'regpre: {sentence}', file=sys.stderr)
         sys.exit(2)

@@ -153,7 +153,7 @@ def _leave_no_trace(folder):
 @contextmanager
 def going_on(folder: Path,  # of the training; is made
             ) -> Iterator[None]:
-    "Hold a folder while it is trained in; where that is broken off, say how it goes on."
+    "Hold a folder while it is trained in; leave none behind in which nothing was begun."
     from regpre_nb.data.files import only_process
     from regpre_nb.method.settings import InputError
     new = not folder.exists()
@@ -161,9 +161,6 @@ def going_on(folder: Path,  # of the training; is made
         with only_process(folder): yield
     except InputError:
         if new: _leave_no_trace(folder)
-        raise
-    except (KeyboardInterrupt, SystemExit):
-        typer.echo(f'\nStopped; the same command goes on from the last checkpoint in {folder}.', err=True)
         raise
 
 # %% ../../nbs/use/50g_own.ipynb #e4014113
