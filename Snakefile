@@ -29,6 +29,12 @@ def needed_by_study(wildcards):
             *(str(RESULTS / 'notebooks' / f'{study}.ipynb') for study in others if study != '8_claims')]
 
 
+def processes(wildcards):
+    # of one run: one for each of `gpus`, as far as they can share its steps
+    run, most = RUNS[wildcards.key], int(config.get('gpus', 1))
+    return run.training.processes(most) if run.steps else 1
+
+
 wildcard_constraints:
     key='|'.join(RUNS),
     study='|'.join(STUDIES),
@@ -45,8 +51,10 @@ rule run:
     output: Path('runs') / '{group}' / '{key}' / 'run.json'
     log: Path('runs') / '{group}' / '{key}' / 'output.txt'
     threads: 1
-    resources: gpu=1
-    shell: 'regpre train {wildcards.key} --profile {PROFILE} --data {DATA} --seed {SEED} > {log} 2>&1'
+    resources: gpu=processes
+    params: processes=processes
+    shell: 'regpre train {wildcards.key} --profile {PROFILE} --data {DATA} --seed {SEED} '
+           '--processes {params.processes} > {log} 2>&1'
 
 
 rule study:

@@ -13,6 +13,7 @@ import math
 import os
 import re
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -338,6 +339,31 @@ def dry_run(
     typer.echo('Every run can be built and takes a step.')
 
 # %% ../../nbs/use/51_cli.ipynb #ea7b8dda
+def _launch(processes, words, key):
+    "Start the command once for each process, and end what was started with this one."
+    from regpre_nb.method.settings import InputError
+    launcher = {'num_machines': '1', 'num_processes': str(processes), 'main_process_port': '0',
+                'num_cpu_threads_per_process': os.environ.get('OMP_NUM_THREADS', '1'),
+                'mixed_precision': 'no', 'dynamo_backend': 'no'}  # which accelerate would take from elsewhere
+    options = [word for name, value in launcher.items() for word in (f'--{name}', value)]
+    with subprocess.Popen([sys.executable, '-m', 'accelerate.commands.launch', '--multi_gpu', *options,
+                           '-m', 'regpre_nb.use.cli', 'train', *words]) as started:
+        try: started.wait()
+        finally: started.terminate()
+    if started.returncode:
+        raise InputError(f'{key}: its {processes} processes ended early, for a reason that stands above; mend it and '
+                         'give the same command: the run goes on from its last checkpoint.')
+
+
+def _run_named(key, profile, data, seed):
+    "The run with this key."
+    from regpre_nb.method.settings import InputError
+    from regpre_nb.paper.studies import all_runs
+    found = {run.key: run for run in all_runs(profile, data, seed)}
+    if key in found: return found[key]
+    raise InputError(f'There is no run {key!r} in profile {profile} on {data}; `regpre runs` lists them.')
+
+# %% ../../nbs/use/51_cli.ipynb #24adf282
 @app.command('train')
 def train_one(
     key: Annotated[str, typer.Argument(help='Key of a run, as `regpre runs` lists it.')],
@@ -345,17 +371,22 @@ def train_one(
     data: DataOption = 'template',
     seed: SeedOption = 0,
     root: Annotated[Path, typer.Option(help='Where the folder runs/ lies.')] = Path('.'),
+    processes: Annotated[int, typer.Option(min=1, help='That share its steps, one a GPU; at most so many.')] = 1,
 ) -> None:
     "Train and score one run, with what it starts from; go on if it was interrupted."
-    from regpre_nb.method.settings import InputError
+    import torch.distributed as dist
+
     from regpre_nb.paper.jobs import train as train_run
-    from regpre_nb.paper.studies import all_runs
     from regpre_nb.use.life import end_with_reproduction
     end_with_reproduction(root)
-    found = {run.key: run for run in all_runs(profile, data, seed)}
-    if key not in found:
-        raise InputError(f'There is no run {key!r} in profile {profile} on {data}; `regpre runs` lists them.')
-    typer.echo(str(train_run(found[key], root)))
+    run = _run_named(key, profile, data, seed)
+    several = run.training.processes(processes) if run.steps else 1
+    if several > 1 and 'RANK' not in os.environ:
+        words = [key, '--profile', profile, '--data', data, '--seed', str(seed), '--root', str(root)]
+        return _launch(several, words, key)
+    folder = train_run(run, root)
+    if os.environ.get('RANK', '0') == '0': typer.echo(str(folder))
+    if dist.is_initialized(): dist.destroy_process_group()
 
 # %% ../../nbs/use/51_cli.ipynb #578664e2
 @app.command('study')
@@ -522,7 +553,9 @@ def _options(
 def _is_for_users(error):
     "Whether an error is a sentence for whoever gave the command."
     from regpre_nb.method.settings import InputError
-    return isinstance(error, InputError | FloatingPointError)
+    if isinstance(error, InputError | FloatingPointError): return True
+    from regpre_nb.learn.training import LostProcess  # loads PyTorch
+    return isinstance(error, LostProcess)
 
 
 _SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP') if hasattr(signal, name)]
@@ -550,3 +583,6 @@ def main() -> None:
         if not _is_for_users(error): raise
         print(f'regpre: {error}', file=sys.stderr)
         sys.exit(2)
+
+# %% ../../nbs/use/51_cli.ipynb #0e6ac2d6
+if __name__ == '__main__' and globals().get('__spec__'): main()  # as `python -m regpre_nb.use.cli`, not on the page
