@@ -11,7 +11,7 @@ end_with_reproduction('.')
 PROFILE, DATA, SEED = config['profile'], config['data'], int(config['seed'])
 PLAN = make_plan(PROFILE, load_cohort(DATA), SEED, Path('.'))
 RUNS, STUDIES, RESULTS = {run.key: run for run in PLAN.runs}, tuple(PLAN.studies), PLAN.results
-GPU = bool(int(config.get('gpus', 1)))  # whether a scheduler is asked for one
+GPUS = int(config.get('gpus', 1))  # that share a run; 0: runs ask for none
 GROUPS = {run_folder(run, '.').parent.name for run in RUNS.values()}  # more than one where another cohort trains
 
 
@@ -31,12 +31,19 @@ def needed_by_study(wildcards):
             *(str(RESULTS / 'notebooks' / f'{study}.ipynb') for study in others if study != '8_claims')]
 
 
+def processes(wildcards):
+    # that share a run: at most so many as the configuration says, and as its steps can be divided among
+    run = RUNS[wildcards.key]
+    return run.training.processes(max(GPUS, 1)) if run.steps else 1
+
+
 def asked(name):
     # a scheduler heeds all of it, one machine only `gpu`
     def of(wildcards, attempt):
         run = RUNS[wildcards.key]
         cohort = PLAN.cohort if run.data == DATA else load_cohort(run.data)
-        return limits(cost(run, cohort, GPU), attempt)[name]
+        wanted = limits(cost(run, cohort, GPUS > 0), attempt)
+        return wanted[name] * (processes(wildcards) if name == 'gpu' else 1)
     return of
 
 
@@ -57,7 +64,9 @@ rule run:
     log: Path('runs') / '{group}' / '{key}' / 'output.txt'
     threads: 1
     resources: gpu=asked('gpu'), mem_mb=asked('mem_mb'), runtime=asked('runtime')
-    shell: 'regpre train {wildcards.key:q} --profile {PROFILE:q} --data {DATA:q} --seed {SEED} > {log:q} 2>&1'
+    params: processes=processes
+    shell: 'regpre train {wildcards.key:q} --profile {PROFILE:q} --data {DATA:q} --seed {SEED} '
+           '--processes {params.processes} > {log:q} 2>&1'
 
 
 rule study:

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-HEAVY = ('torch', 'pandas', 'nibabel', 'scipy.ndimage', 'matplotlib.pyplot', 'IPython', 'nbdev.test',
+HEAVY = ('torch', 'torch._dynamo', 'pandas', 'nibabel', 'scipy.ndimage', 'matplotlib.pyplot', 'IPython', 'nbdev.test',
          'regpre_nb.use.cli', 'regpre_nb.paper.tables', 'regpre_nb.paper.comparison', 'regpre_nb.paper.landmarks',
          'regpre_nb.data.phantom')
 CONTEXT = multiprocessing.get_context('forkserver')

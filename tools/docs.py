@@ -24,7 +24,7 @@ ROOMS = {  # folders of nbs/, in reading order, with what they are about
     'paper': 'from runs to tables and claims', 'use': 'register, train, command line'}
 FIRST = ('notebooks', 'reproduce', 'data', 'guides/gpu', 'guides/cluster', 'guides/encoder', 'guides/cohort',
          'guides/loss', 'guides/method', 'extend')  # of docs/pages, in the first chapter; the others end the last one
-LAST = 'paper', 'glossary', 'references'
+LAST = 'scale', 'paper', 'glossary', 'references'
 DOORS = 'you want to'  # heads the table of the first page that becomes cards
 KEYWORDS = {  # page -> words that are looked for and that it does not say
     'index.ipynb': 'tutorial, introduction, overview, quick start, getting started, installation',

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['SETTINGS', 'ENCODERS', 'TransMorphSettings', 'settings_named', 'Encoder', 'encoder_channels', 'encoder_maps', 'Kind',
            'encoder', 'describe_module', 'full_description', 'MissingPart', 'kind_named', 'build_module',
-           'split_windows', 'join_windows', 'WindowAttention', 'StochasticDepth', 'SwinBlock', 'PatchMerging',
-           'SwinEncoder']
+           'split_windows', 'join_windows', 'WindowAttention', 'StochasticDepth', 'SwinBlock', 'through',
+           'PatchMerging', 'SwinEncoder']
 
 # %% ../../nbs/method/03_swin.ipynb #d9d8a6ac
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import lru_cache, partial
 from numbers import Integral
@@ -19,8 +20,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
-from .settings import InputError, Preset, adding, checked, from_json, open_room
+from .settings import InputError, Preset, adding, beside, checked, from_json, open_room
 
 # %% ../../nbs/method/03_swin.ipynb #4f5c68df
 @checked
@@ -38,7 +40,7 @@ class TransMorphSettings:
     velocity_stride: int = 1                      # voxels of the working grid per voxel of the velocity
     squarings: int = 7                            # of scaling and squaring
     smoothing: float = 0.0                        # of the velocity: standard deviation, points of its grid; 0: none
-    recompute: bool = False                       # trade time for memory: recompute each step in the backward pass
+    recompute: bool = beside(False)               # trade time for memory: compute blocks again in the backward pass
     preset: Preset = 'paper'                      # 'released' follows the authors' code
 
     def __post_init__(self):
@@ -301,6 +303,29 @@ class SwinBlock(nn.Module):
         tokens = tokens + self.drop(self.attend(self.norm1(tokens)))
         return tokens + self.drop(self.perceptron(self.norm2(tokens)))
 
+# %% ../../nbs/method/03_swin.ipynb #41a04c04
+@contextmanager
+def _drawing_again(states: dict[torch.Generator, torch.Tensor]) -> Iterator[None]:
+    "Let generators draw from earlier states, and put them back."
+    now = {generator: generator.get_state() for generator in states}
+    for generator, state in states.items(): generator.set_state(state)
+    try: yield
+    finally:
+        for generator, state in now.items(): generator.set_state(state)
+
+
+def through(module: nn.Module,        # a block
+            recompute: bool,          # in the backward pass, instead of keeping what is computed in it
+            *inputs: torch.Tensor,    # of the block
+           ) -> torch.Tensor:
+    "What a block makes of its inputs."
+    counting = any(getattr(part, 'track_running_stats', False) for part in module.modules())  # would count twice
+    if not recompute or counting or not torch.is_grad_enabled(): return module(*inputs)
+    drawing = [part for part in module.modules() if getattr(part, 'generator', None) and getattr(part, 'rate', 1)]
+    states = {part.generator: part.generator.get_state() for part in drawing}
+    return checkpoint(module, *inputs, use_reentrant=False,
+                      context_fn=lambda: (nullcontext(), _drawing_again(states)))
+
 # %% ../../nbs/method/03_swin.ipynb #971d034a
 class PatchMerging(nn.Module):
     "Halve the grid: concatenate 2 x 2 x 2 neighbours, normalise, project to twice the channels."
@@ -340,6 +365,6 @@ class SwinEncoder(nn.Module):
         tokens, maps = self.embed_norm(self.embed(pair).movedim(1, -1)), []
         for i, stage in enumerate(self.stages):
             if i: tokens = self.merges[i - 1](tokens)
-            for block in stage: tokens = block(tokens)
+            for block in stage: tokens = through(block, self.settings.recompute, tokens)
             maps.append(self.norms[i](tokens).movedim(-1, 1))
         return maps

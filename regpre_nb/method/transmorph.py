@@ -16,7 +16,6 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from .settings import adding
 from regpre_nb.method.spatial import (
@@ -41,6 +40,7 @@ from regpre_nb.method.swin import (
     encoder_channels,
     encoder_maps,
     full_description,
+    through,
 )
 
 # %% ../../nbs/method/04_transmorph.ipynb #6db7ba47
@@ -180,8 +180,7 @@ def _refined(steps, features, pair, settings):
     velocity, preset, (moving, fixed) = None, settings.preset, pair.split(1, dim=1)
     for step in steps:
         if velocity is not None: pair = torch.cat([warp(moving, velocity, preset=preset), fixed], 1)
-        refinement = (checkpoint(step, features, pair, use_reentrant=False) if settings.recompute
-                      else step(features, pair))
+        refinement = through(step, settings.recompute, features, pair)
         velocity = compose(refinement, torch.zeros_like(refinement) if velocity is None else velocity, preset)
     return velocity
 
@@ -217,7 +216,8 @@ class TransMorph(nn.Module):
                 ) -> torch.Tensor:         # (B, channels / 2, X/2, Y/2, Z/2)
         "Decoder features at half of the working grid."
         *finer, features = encoder_maps(self.encoder, pair)
-        for up, skip in zip(self.ups, [*finer[::-1], self.stem(_halved(pair))]): features = up(features, skip)
+        for up, skip in zip(self.ups, [*finer[::-1], self.stem(_halved(pair))]):
+            features = through(up, self.settings.recompute, features, skip)
         return features
 
     def velocity(self, pair: torch.Tensor,  # (B, 2, X, Y, Z), working grid: moving, fixed

@@ -34,7 +34,14 @@ from ..data.processes import Worker
 from ..learn.finetune import FinetuneSettings, cohort_batches, finetune, load_network
 from ..learn.pretrain import PretrainSettings, loss_validation, pretrain, random_batches, random_validation
 from ..learn.scoring import evaluate
-from ..learn.training import TrainSettings, default_device, read_log, read_tensors, run_environment
+from regpre_nb.learn.training import (
+    LostProcess,
+    TrainSettings,
+    default_device,
+    read_log,
+    read_tensors,
+    run_environment,
+)
 from ..method.plots import COLOURS, style
 from ..method.settings import InputError, differing, load_additions
 from ..method.swin import SwinEncoder, TransMorphSettings
@@ -541,7 +548,7 @@ def _workplace(run, folder, root, progress, checked):
 def _make(run, folder, root, progress, rank, checked):
     "Do what is not done of a run; the process of rank 0 scores it and writes that it is done."
     started, spent = time.time(), _made_from(folder).get('seconds', 0.0)
-    at = _workplace(run, folder, root, progress, checked)
+    at = _workplace(run, folder, root, progress, checked or rank)  # the first process checks for all
     if run.start and not rank and not spent: _note(folder, parent=_prints(weights_of(run.start, root)))
     if run.leaves and not _made_from(folder).get('weights'):
         run.learn(at)
@@ -576,7 +583,8 @@ def _wanting(run, folder, root, progress, rank, checked):
 
 
 def _note_failure(folder, error):
-    "Write failed.txt; what cannot be written is not worth another error."
+    "Write failed.txt; what cannot be written is not worth another error, nor that another process has told why."
+    if isinstance(error, LostProcess) and (folder / 'failed.txt').exists(): return
     with suppress(OSError, InputError), replacing(folder / 'failed.txt') as path:
         path.write_text(f'{type(error).__name__}: {error}', encoding='utf-8')
 

@@ -14,6 +14,7 @@ import os
 import re
 import shlex
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -230,7 +231,7 @@ def reproduce(
     gpu_jobs: Annotated[int, typer.Option(min=0, help='Runs at a time on a GPU; 0: as many as its memory takes.')] = 0,
     workflow_profile: Annotated[Path | None, typer.Option(help="A folder with Snakemake's options for a cluster, such "
                                                                'as profiles/slurm.')] = None,
-    run_gpus: Annotated[int, typer.Option(min=0, max=1, help='GPUs that a run asks a cluster for.')] = 1,
+    run_gpus: Annotated[int, typer.Option(min=0, help='GPUs that share a run at most; 0: it asks for none.')] = 1,
 ) -> None:
     "Train what is not trained yet, draw every table and figure, and print the tables."
     root, started = _project(root), time.time()
@@ -377,6 +378,31 @@ def dry_run(
     typer.echo('Every run can be built and takes a step.')
 
 # %% ../../nbs/use/51_cli.ipynb #ea7b8dda
+def _launch(processes, words, key):
+    "Start the command once for each process, and end what was started with this one."
+    from regpre_nb.method.settings import InputError
+    launcher = {'num_machines': '1', 'num_processes': str(processes), 'main_process_port': '0',
+                'num_cpu_threads_per_process': os.environ.get('OMP_NUM_THREADS', '1'),
+                'mixed_precision': 'no', 'dynamo_backend': 'no'}  # which accelerate would take from elsewhere
+    options = [word for name, value in launcher.items() for word in (f'--{name}', value)]
+    with subprocess.Popen([sys.executable, '-m', 'accelerate.commands.launch', '--multi_gpu', *options,
+                           '-m', 'regpre_nb.use.cli', 'train', *words]) as started:
+        try: started.wait()
+        finally: started.terminate()
+    if started.returncode:
+        raise InputError(f'{key}: its {processes} processes ended early, for a reason that stands above; mend it and '
+                         'give the same command: the run goes on from its last checkpoint.')
+
+
+def _run_named(key, profile, data, seed):
+    "The run with this key."
+    from regpre_nb.method.settings import InputError
+    from regpre_nb.paper.studies import all_runs
+    found = {run.key: run for run in all_runs(profile, data, seed)}
+    if key in found: return found[key]
+    raise InputError(f'There is no run {key!r} in profile {profile} on {data}; `regpre runs` lists them.')
+
+# %% ../../nbs/use/51_cli.ipynb #24adf282
 @app.command('train')
 def train_one(
     key: Annotated[str, typer.Argument(help='Key of a run, as `regpre runs` lists it.')],
@@ -384,17 +410,22 @@ def train_one(
     data: DataOption = 'template',
     seed: SeedOption = 0,
     root: Annotated[Path, typer.Option(help='Where the folder runs/ lies.')] = Path('.'),
+    processes: Annotated[int, typer.Option(min=1, help='That share its steps, one a GPU; at most so many.')] = 1,
 ) -> None:
     "Train and score one run, with what it starts from; go on if it was interrupted."
-    from regpre_nb.method.settings import InputError
+    import torch.distributed as dist
+
     from regpre_nb.paper.jobs import train as train_run
-    from regpre_nb.paper.studies import all_runs
     from regpre_nb.use.life import end_with_reproduction
     end_with_reproduction(root)
-    found = {run.key: run for run in all_runs(profile, data, seed)}
-    if key not in found:
-        raise InputError(f'There is no run {key!r} in profile {profile} on {data}; `regpre runs` lists them.')
-    typer.echo(str(train_run(found[key], root)))
+    run = _run_named(key, profile, data, seed)
+    several = run.training.processes(processes) if run.steps else 1
+    if several > 1 and 'RANK' not in os.environ:
+        words = [key, '--profile', profile, '--data', data, '--seed', str(seed), '--root', str(root)]
+        return _launch(several, words, key)
+    folder = train_run(run, root)
+    if os.environ.get('RANK', '0') == '0': typer.echo(str(folder))
+    if dist.is_initialized(): dist.destroy_process_group()
 
 # %% ../../nbs/use/51_cli.ipynb #578664e2
 @app.command('study')
@@ -568,11 +599,18 @@ def _lacks_memory(error):
     return any(_lacks_memory(earlier) for earlier in (error.__cause__, error.__context__) if earlier)
 
 
+def _lost_process(error):
+    "Whether one of the processes that train together has ended; where PyTorch is not loaded, there are none."
+    training = sys.modules.get('regpre_nb.learn.training')
+    return training is not None and isinstance(error, training.LostProcess)
+
+
 def _sentence(error):
     "An error as a sentence for whoever gave the command; None where it is none of theirs."
     from regpre_nb.method.settings import InputError
     if isinstance(error, InputError | FloatingPointError) or getattr(error, 'filename', None) is not None:
         return _shown(error)
+    if _lost_process(error): return _shown(error)
     if not _lacks_memory(error): return None
     return ('There is not enough memory; what was written is intact: free some, use smaller images or fewer jobs at '
             'a time, and give the same command again.')
@@ -620,3 +658,6 @@ def main() -> None:
         if not (sentence := _sentence(error)): raise
         print(f'regpre: {sentence}', file=sys.stderr)
         sys.exit(2)
+
+# %% ../../nbs/use/51_cli.ipynb #0e6ac2d6
+if __name__ == '__main__' and globals().get('__spec__'): main()  # as `python -m regpre_nb.use.cli`, not on the page
