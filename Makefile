@@ -39,7 +39,7 @@ help:
 	@echo 'make tables      tables and figures of the runs that are finished or stored; trains nothing   [PROFILE=night] [DATA=hippocampus]'
 	@echo 'make dry-run     build every run at full size and take one step of it, on made-up files    [PROFILE=paper] [DATA=ixi]'
 	@echo 'make bench       time and memory beside MONAI, neurite and voxelmorph, speed of reading, in results/bench (15 minutes)'
-	@echo 'make slurm-test  the smoke reproduction through a SLURM that the test starts (root, slurm-wlm and munge; 15 minutes)'
+	@echo 'make slurm-test  the smoke reproduction through a SLURM that the test starts (root, slurm-wlm and munge)'
 	@echo 'make gpu-check   on one GPU: tests, speed and runs of the profile gpu, in runs/gpu-check   [DATA=hippocampus] [LIMIT=$(LIMIT)]'
 	@echo 'make faults      kills, full disks and other faults in the middle of work, in results/faults (15 minutes)'
 	@echo 'make lab         the notebooks in JupyterLab; a tour is open'

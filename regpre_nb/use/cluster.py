@@ -88,7 +88,7 @@ def count_jobs(jobs: Sequence[QueuedJob],
     told = ', '.join(f'{states.count(state)} {state}' for state in ('pending', 'running', 'done', 'failed'))
     return f'{len(jobs)} job{"s" * (len(jobs) != 1)} submitted to SLURM: {told}'
 
-# %% ../../nbs/use/50j_cluster.ipynb #cbdcfe9d
+# %% ../../nbs/use/50j_cluster.ipynb #d0d63f58
 PATIENCE = 300.  # seconds; longer than the executor waits between two looks at the queue
 
 
@@ -98,17 +98,17 @@ def _waiting(root, name):
 
 
 def _stranded(root, name):
-    "A function that says whether none of the jobs has been in the queue for long, or since it said so."
-    seen, due = time.monotonic(), 0.
+    "A function that says whether jobs were in the queue, and none has been there for long."
+    seen, due = None, 0.  # when a job was last in the queue, when to ask again
     def stranded():
         nonlocal seen, due
         now = time.monotonic()
         if now < due: return False
         due = now + PATIENCE / 10
-        try: empty = not _waiting(root, name)
-        except InputError: empty = False  # nobody knows
-        if over := empty and now - seen > PATIENCE: due = now + PATIENCE
-        if over or not empty: seen = time.monotonic()
+        try: busy = bool(_waiting(root, name))
+        except InputError: busy = seen is not None  # nobody knows
+        over = not busy and seen is not None and now - seen > PATIENCE
+        if busy or over: seen = time.monotonic() if busy else None
         return over
     return stranded
 
