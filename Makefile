@@ -29,7 +29,7 @@ export REGPRE_FIXTURES
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check reproduce tables dry-run bench slurm-test gpu-check faults lab docs prepare release canary clean
+.PHONY: help setup test check reproduce tables dry-run bench slurm-test gpu-check faults lab docs prepare release canary clean audit
 
 help:
 	@echo 'make setup       the environment: .venv, from constraints.txt'
@@ -46,6 +46,7 @@ help:
 	@echo 'make docs        the site, in _docs/html'
 	@echo 'make prepare     after editing notebooks: export, clean, README, test'
 	@echo 'make release     sdist and wheel in dist/, installed and used in a clean environment'
+	@echo 'make audit       whether a version in constraints.txt has a known weakness; asks PyPI'
 	@echo 'make canary      whether nbdev 3 exports the same modules'
 	@echo 'make clean       remove what tests and docs leave behind (not .venv, runs or results)'
 	@echo
@@ -89,6 +90,14 @@ tables: setup
 dry-run: setup
 	@$(RUN)/regpre dry-run --profile $(if $(filter file,$(origin PROFILE)),paper,$(PROFILE)) \
 		--data $(if $(filter file,$(origin DATA)),ixi,$(DATA)) --seed $(SEED)
+
+.venv/.audit: .venv/.ready
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[audit]' -c constraints.txt
+	@touch .venv/.audit
+
+# A package of which nothing could be learnt is a failure, too.
+audit: .venv/.audit
+	@$(RUN)/pip-audit -r constraints.txt --no-deps --disable-pip --strict --progress-spinner off
 
 # The peers are not needed for anything else.
 .venv/.bench: .venv/.ready

@@ -8,7 +8,7 @@ here = Path(__file__).parent
 parser = ConfigParser(delimiters=['='])
 parser.read(here / 'settings.ini', encoding='utf-8')
 settings = parser['DEFAULT']
-extras = ('dev', 'fast', 'bench', 'baselines', 'hub', 'viewer', 'cluster')
+extras = ('dev', 'fast', 'bench', 'baselines', 'hub', 'viewer', 'cluster', 'audit')
 
 setup(
     name=settings['lib_name'],

@@ -199,6 +199,14 @@ def test_hostile_safetensors(content, tmp_path):
     assert str(path) in sentence_of(from_pretrained, path)
 
 
+def test_weights_import_nothing(tmp_path):
+    "What a file says of its network is looked up in lists, also where it names a module."
+    path = tmp_path / 'model.safetensors'
+    for kind in ('encoder', 'network'):
+        path.write_bytes(recorded(json.dumps({kind: {'name': 'antigravity', 'module': 'antigravity', 'settings': {}}})))
+        assert 'antigravity' in sentence_of(from_pretrained, path) and 'antigravity' not in sys.modules
+
+
 @pytest.mark.parametrize('name', [each for kind, each in PICKLES if kind == 'names'])
 def test_hostile_checkpoints(pickles, name, tmp_path):
     "A pickle where the authors' checkpoint is expected is refused as well, plain and in PyTorch's archive."
@@ -209,3 +217,10 @@ def test_hostile_checkpoints(pickles, name, tmp_path):
         for part, content in {'data.pkl': contents['names'][name], 'version': b'3', 'byteorder': b'little'}.items():
             archive.writestr(f'archive/{part}', content)
     assert 'more than tensors' in sentence_of(load_authors_checkpoint, None, path) and not canary.exists()
+
+
+def test_promises_name_their_tests():
+    "Every test that SECURITY.md names is there."
+    named = re.findall(r'`(tests/\w+[.]py)(?:::(\w+))?`', (ROOT / 'SECURITY.md').read_text(encoding='utf-8'))
+    assert len(named) > 12
+    for file, function in named: assert f'def {function}' in (ROOT / file).read_text(encoding='utf-8'), (file, function)

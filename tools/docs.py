@@ -15,7 +15,7 @@ from pathlib import Path
 import site_results
 from readme import ROOT, front_cells
 from site_names import Module, Names, bare, module_of, remember_options, source
-from site_pages import markdown, own_links, page, site_path, written
+from site_pages import SECURITY, markdown, own_links, page, site_path, written
 
 PACKAGE = 'regpre_nb'
 ROOMS = {  # folders of nbs/, in reading order, with what they are about
@@ -130,7 +130,8 @@ def contents(pages: dict[str, dict], guides: list[str], found: list[site_results
     parts = [toctree('Start', [*first, *how]),
              *(toctree(f'{room.capitalize()}: {meaning}', of(room)) for room, meaning in ROOMS.items()),
              toctree('Studies: the experiments', of('studies')), toctree('Results', results),
-             toctree('Reference', [*others, *cards, 'Status of the notebooks <status>', 'All names <genindex>'])]
+             toctree('Reference', [*others, *cards, 'security', 'Status of the notebooks <status>',
+                                   'All names <genindex>'])]
     return '\n\n'.join(filter(None, parts))
 
 
@@ -145,7 +146,8 @@ def guide_pages() -> list[str]:
 def on_site(books: dict[str, dict], guides: list[str], found: list[site_results.Results]) -> set[str]:
     "What a link can lead to: pages, pictures and labels of tables."
     files = [*(f'nbs/{name}' for name in books), *(f'docs/pages/{name}' for name in guides), 'results/README.md',
-             'results/paper/README.md', *(path.relative_to(ROOT).as_posix() for path in site_results.weights()),
+             'results/paper/README.md', SECURITY,
+             *(path.relative_to(ROOT).as_posix() for path in site_results.weights()),
              *(f'results/{each.name}/README.md' for each in found),
              *(path.relative_to(ROOT).as_posix() for each in found for path in each.folder.rglob('*.png')),
              *(path.relative_to(ROOT).as_posix() for each in found for path in each.folder.rglob('tables/*.md'))]
@@ -173,6 +175,8 @@ def write_sources(target: Path) -> None:
         text = own_links(text, f'docs/pages/{name}', name, there)
         meta = f'---\nmyst:\n  html_meta:\n    keywords: {KEYWORDS[name]}\n---\n' if name in KEYWORDS else ''
         site_results.write(target / name, meta + names.linked(text))
+    text = (ROOT / SECURITY).read_text(encoding='utf-8')
+    site_results.write(target / 'security.md', names.linked(own_links(text, SECURITY, 'security.md', there)))
     site_results.copy_results(target, found, there)
 
 

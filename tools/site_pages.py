@@ -22,6 +22,7 @@ TARGET = re.compile(r'\]\(([^)\s]+)\)$')
 PLACES = (('nbs/', ''), ('docs/pages/', ''), ('results/', 'results/'))  # in the project -> on the site
 WEIGHTS = re.compile(r'regpre_nb/weights/([\w-]+)/README\.md$')
 FIGURE = re.compile(r'results/([\w-]+)/figures/([\w-]+)\.png$')
+SECURITY = 'SECURITY.md'
 TABLE = re.compile(r'results/([\w-]+)/tables/([\w-]+)\.md$')
 
 
@@ -32,6 +33,7 @@ def markdown(text: str) -> dict:
 
 def site_path(path: str) -> str | None:
     "Where a file of the project is on the site; None for what is not there."
+    if path == SECURITY: return 'security.md'
     if found := WEIGHTS.match(path): return f'cards/{found[1]}.md'
     if found := FIGURE.match(path): return f'#figure-{found[2]}-{found[1]}'
     if found := TABLE.match(path): return f'#table-{found[2]}-{found[1]}'
