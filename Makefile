@@ -29,12 +29,14 @@ export REGPRE_FIXTURES
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check reproduce tables dry-run bench slurm-test gpu-check faults lab docs prepare release canary clean audit
+.PHONY: help setup test check reproduce tables dry-run bench slurm-test gpu-check faults lab docs prepare release canary clean audit mutants determinism
 
 help:
 	@echo 'make setup       the environment: .venv, from constraints.txt'
 	@echo 'make test        every notebook, the guards and a tiny reproduction'
 	@echo 'make check       while editing: export, clean, lint, run the changed pages   [PAGE=07_losses]'
+	@echo 'make mutants     how many small faults, planted in losses, metrics, warps and statistics, the tests notice (an hour)'
+	@echo 'make determinism whether runs of one training end with the same bits, in results/faults (a minute)'
 	@echo 'make reproduce   train, evaluate, tables and figures   [PROFILE=$(PROFILE)] [DATA=$(DATA)] [SEED=$(SEED)]'
 	@echo 'make tables      tables and figures of the runs that are finished or stored; trains nothing   [PROFILE=night] [DATA=hippocampus]'
 	@echo 'make dry-run     build every run at full size and take one step of it, on made-up files    [PROFILE=paper] [DATA=ixi]'
@@ -77,6 +79,14 @@ check: setup
 	@$(RUN)/ruff check .
 	@$(RUN)/python -m pytest -n 0 tests/test_notebooks.py \
 		-k '$(ALWAYS)$(foreach page,$(PAGE), or ($(page) and ($(EACH))))'
+
+# Goes on where it stopped.
+mutants: setup
+	@$(RUN)/python tools/mutants.py run --seconds 1e9
+	@$(RUN)/python tools/mutants.py write
+
+determinism: setup
+	@$(RUN)/python tools/determinism.py
 
 reproduce: setup
 	@$(RUN)/regpre reproduce --profile $(PROFILE) --data $(DATA) --seed $(SEED)

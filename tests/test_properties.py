@@ -72,7 +72,7 @@ def affine_field(matrix, shift, dtype: torch.dtype = torch.float64, shape=SHAPE)
 def contraction(seed: int) -> tuple[np.ndarray, np.ndarray]:
     "A matrix and a shift that keep every voxel of SHAPE within it: no axis grows, and the shift uses what is left."
     rng = np.random.default_rng(seed)
-    mixed = np.eye(3)*0.8 + rng.uniform(-0.05, 0.05, (3, 3))
+    mixed = np.eye(3)*0.7 + rng.uniform(-0.05, 0.05, (3, 3))
     return mixed, rng.uniform(-0.3, 0.3, 3)
 
 
