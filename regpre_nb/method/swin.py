@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .settings import InputError, Preset, adding, checked, from_json, open_room
+from .settings import InputError, Preset, adding, checked, from_json, look_up, meant, open_room
 
 # %% ../../nbs/method/03_swin.ipynb #4f5c68df
 @checked
@@ -68,9 +68,7 @@ def settings_named(name: str,  # a key of `SETTINGS`
                    **changes,  # fields of `TransMorphSettings` to replace
                   ) -> TransMorphSettings:
     "Named settings, with changes."
-    if name not in SETTINGS:
-        raise ValueError(f'settings_named(): unknown name {name!r}; there are {", ".join(SETTINGS)}')
-    return replace(SETTINGS[name], **changes)
+    return replace(look_up(SETTINGS, name, 'network'), **changes)
 
 # %% ../../nbs/method/03_swin.ipynb #fd77e4ed
 class Encoder(Protocol):
@@ -161,10 +159,11 @@ def kind_named(name: str,               # in files of weights
                module: str = '',        # that adds it, as a file of weights says; only named here, never imported
               ) -> Kind:
     "What is known under a name; the pages of this room and installed packages add theirs when it is not known yet."
-    if name not in kinds: open_room('regpre_nb.method')
-    if name in kinds: return kinds[name]
+    if isinstance(name, str) and name not in kinds: open_room('regpre_nb.method')
+    if isinstance(name, str) and name in kinds: return kinds[name]
     where = f'{module}, the module that adds it' if module else 'the module that adds it'
-    raise MissingPart(f'{name!r} is none of {", ".join(kinds)}; import {where}, or name it by --plugin.')
+    raise MissingPart(f'{name!r} is none of {", ".join(kinds)}{meant(name, kinds)}; import {where}, or '
+                      'name it by --plugin.')
 
 
 def build_module(description: dict,       # from `describe_module`
