@@ -30,7 +30,7 @@ export REGPRE_FIXTURES
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: fuzz help setup test check reproduce tables dry-run bench gpu-check lab docs prepare release canary clean
+.PHONY: help setup test check reproduce tables dry-run bench slurm-test fuzz gpu-check lab docs prepare release canary clean
 
 help:
 	@echo 'make setup       the environment: .venv, from constraints.txt'
@@ -40,6 +40,7 @@ help:
 	@echo 'make tables      tables and figures of the runs that are finished or stored; trains nothing   [PROFILE=night] [DATA=hippocampus]'
 	@echo 'make dry-run     build every run at full size and take one step of it, on made-up files    [PROFILE=paper] [DATA=ixi]'
 	@echo 'make bench       time and memory beside MONAI, neurite and voxelmorph, speed of reading, in results/bench (15 minutes)'
+	@echo 'make slurm-test  the smoke reproduction through a SLURM that the test starts (root, slurm-wlm and munge; 15 minutes)'
 	@echo 'make gpu-check   on one GPU: tests, speed and runs of the profile gpu, in runs/gpu-check   [DATA=hippocampus] [LIMIT=$(LIMIT)]'
 	@echo 'make fuzz        feed readers what a fuzzer makes of bad files, each for SECONDS, in results/faults   [SECONDS=600]'
 	@echo 'make lab         the notebooks in JupyterLab; a tour is open'
@@ -98,6 +99,14 @@ dry-run: setup
 bench: .venv/.bench
 	@$(RUN)/python benchmarks/bench.py
 	@$(RUN)/python benchmarks/feeding.py
+
+# The executor is not needed for anything else.
+.venv/.cluster: .venv/.ready
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[cluster]' -c constraints.txt
+	@touch .venv/.cluster
+
+slurm-test: .venv/.cluster
+	@REGPRE_SLURM_TEST=1 $(RUN)/python -m pytest -n 0 -rs tests/slurm
 
 # Here the default data are the real images; LIMIT is in seconds.
 gpu-check: setup

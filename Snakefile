@@ -1,15 +1,17 @@
 # Runs and studies of one profile, cohort and seed: which runs there are, the package knows; this file knows their order.
-# Started by `regpre reproduce`, which sets the configuration; on a cluster: snakemake --executor slurm --config ...
+# Started by `regpre reproduce`, which sets the configuration.
 from pathlib import Path
 
 from regpre_nb.data.cohorts import load_cohort
 from regpre_nb.use.life import end_with_reproduction, make_plan, study_log
+from regpre_nb.paper.costs import STUDY, cost, limits
 from regpre_nb.paper.jobs import run_folder
 
 end_with_reproduction('.')
 PROFILE, DATA, SEED = config['profile'], config['data'], int(config['seed'])
 PLAN = make_plan(PROFILE, load_cohort(DATA), SEED, Path('.'))
 RUNS, STUDIES, RESULTS = {run.key: run for run in PLAN.runs}, tuple(PLAN.studies), PLAN.results
+GPU = bool(int(config.get('gpus', 1)))  # whether a scheduler is asked for one
 GROUPS = {run_folder(run, '.').parent.name for run in RUNS.values()}  # more than one where another cohort trains
 
 
@@ -29,6 +31,15 @@ def needed_by_study(wildcards):
             *(str(RESULTS / 'notebooks' / f'{study}.ipynb') for study in others if study != '8_claims')]
 
 
+def asked(name):
+    # a scheduler heeds all of it, one machine only `gpu`
+    def of(wildcards, attempt):
+        run = RUNS[wildcards.key]
+        cohort = PLAN.cohort if run.data == DATA else load_cohort(run.data)
+        return limits(cost(run, cohort, GPU), attempt)[name]
+    return of
+
+
 wildcard_constraints:
     key='|'.join(RUNS),
     study='|'.join(STUDIES),
@@ -45,8 +56,8 @@ rule run:
     output: Path('runs') / '{group}' / '{key}' / 'run.json'
     log: Path('runs') / '{group}' / '{key}' / 'output.txt'
     threads: 1
-    resources: gpu=1
-    shell: 'regpre train {wildcards.key} --profile {PROFILE} --data {DATA} --seed {SEED} > {log} 2>&1'
+    resources: gpu=asked('gpu'), mem_mb=asked('mem_mb'), runtime=asked('runtime')
+    shell: 'regpre train {wildcards.key:q} --profile {PROFILE:q} --data {DATA:q} --seed {SEED} > {log:q} 2>&1'
 
 
 rule study:
@@ -54,4 +65,5 @@ rule study:
     output: RESULTS / 'notebooks' / '{study}.ipynb'
     log: study_log('{study}', RESULTS)
     threads: 1
-    shell: 'regpre study {wildcards.study} --profile {PROFILE} --data {DATA} --seed {SEED} > {log} 2>&1'
+    resources: **limits(STUDY)
+    shell: 'regpre study {wildcards.study:q} --profile {PROFILE:q} --data {DATA:q} --seed {SEED} > {log:q} 2>&1'

@@ -8,7 +8,7 @@ here = Path(__file__).parent
 parser = ConfigParser(delimiters=['='])
 parser.read(here / 'settings.ini', encoding='utf-8')
 settings = parser['DEFAULT']
-extras = ('dev', 'fast', 'bench', 'baselines', 'hub', 'viewer')
+extras = ('dev', 'fast', 'bench', 'baselines', 'hub', 'viewer', 'cluster')
 
 setup(
     name=settings['lib_name'],

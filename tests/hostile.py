@@ -1,8 +1,13 @@
-"Pickles that try to run something, to take all memory, or to confuse their reader."
+"Pickles and archives that try to run or write something, to take all memory, or to confuse their reader."
 import gzip
+import io
 import os
 import pickle
+import stat
 import struct
+import tarfile
+import warnings
+import zipfile
 from pathlib import Path
 
 PROTOCOL = b'\x80\x04'
@@ -98,3 +103,61 @@ def bombs() -> dict[str, bytes]:
         'array of 100 GB': whole.replace(shape, b'J\xff\xff\xff\x7fK\x04K\x05\x87'),
         'other protocol': b'\x80\xff' + whole[2:], 'text': b'<html>', 'empty': b'', 'stack that is empty': b'R.'}
     return bombs | {f'cut at {at}': whole[:at] for at in (1, 2, 10, 40, len(whole)//2, len(whole) - 1)}
+
+
+ELSEWHERE = ['../out', 'a/../../out', '/out', '//server/out', '..', 'a/..', './../out', 'C:/out', 'C:out', '\\out',
+             '..\\out', 'a\\..\\out', 'a//b', 'out\n', 'a\x1b[2J', 'a:stream', 'NUL', 'a/con.txt', 'COM1', 'dot.',
+             'space ', '', '/']
+TWICE = [('a', 'a'), ('a', 'A'), ('\u00e9', 'e\u0301'), ('a', 'a/b'), ('a/b', 'a'), ('a/b/', 'a/b')]
+KINDS = {'symbolic link': tarfile.SYMTYPE, 'hard link': tarfile.LNKTYPE, 'character device': tarfile.CHRTYPE,
+         'block device': tarfile.BLKTYPE, 'pipe': tarfile.FIFOTYPE, 'contiguous': tarfile.CONTTYPE,
+         'sparse': tarfile.GNUTYPE_SPARSE, 'unknown': b'Z'}
+
+
+def tar(path: Path, *parts: tuple[str, bytes, dict]) -> None:
+    "Write a tar file: names, contents, what else is said of them."
+    with tarfile.open(path, 'w', format=tarfile.GNU_FORMAT) as archive:
+        for name, content, said in parts:
+            info = tarfile.TarInfo(name)
+            for key, value in ({'size': len(content)} | said).items(): setattr(info, key, value)
+            archive.addfile(info, io.BytesIO(content))
+
+
+def zipped(path: Path, *parts: tuple[str, bytes, int]) -> None:
+    "Write a zip file: names, contents and modes."
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive, warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # names that stand there twice
+        for name, content, mode in parts:
+            info = zipfile.ZipInfo('x')
+            info.filename, info.external_attr, info.compress_type = name, mode << 16, zipfile.ZIP_DEFLATED
+            archive.writestr(info, content)
+
+
+def archives(folder: Path) -> dict[str, Path]:
+    "Archives that write elsewhere, hold more than files, or are larger than they say."
+    found = {}
+
+    def keep(label, write, *parts):
+        found[label] = folder / f'{len(found)}.{write.__name__}'
+        write(found[label], *parts)
+    for name in ELSEWHERE:
+        keep(f'tar {name!r}', tar, ('first', b'1', {}), (name, b'2', {}))
+        keep(f'zip {name!r}', zipped, ('first', b'1', 0), (name, b'2', 0))
+    for names in TWICE:
+        keep(f'tar {names}', tar, *((name, b'', {'type': b'5' if name[-1] == '/' else b'0'}) for name in names))
+        keep(f'zip {names}', zipped, *((name, b'', 0) for name in names))
+    for label, kind in KINDS.items():
+        keep(label, tar, ('first', b'', {}), ('it', b'', {'type': kind, 'linkname': '/'}))
+    for mode in (stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFSOCK):
+        keep(f'zip, mode {mode:o}', zipped, ('it', b'/', mode | 0o777))
+    keep('bomb, zip', zipped, ('zeros', bytes(10**7), 0))
+    keep('bomb, tar.gz', tar, ('zeros', bytes(10**7), {}))
+    keep('header', tar, ('a'*3_000_000, b'', {}))
+    for label in ('bomb, tar.gz', 'header'): found[label].write_bytes(gzip.compress(found[label].read_bytes()))
+    keep('size that is not there', tar, ('a', b'1', {}))
+    cut = found['size that is not there'].read_bytes()
+    found['size that is not there'].write_bytes(cut.replace(b'00000000001', b'77777777777', 1)[:1024])
+    for label, content in {'text': b'<html>', 'empty': b'', 'half a gzip': gzip.compress(cut)[:40]}.items():
+        found[label] = folder / f'{label}.tar'
+        found[label].write_bytes(content)
+    return found

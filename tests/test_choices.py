@@ -49,7 +49,7 @@ def hints_of(function: Callable) -> dict[str, object]:
     "Types of the arguments; those in quotes that only a type checker knows stay as they are written."
     hints = {}
     for name, hint in function.__annotations__.items():
-        try: hints[name] = eval(hint, function.__globals__) if isinstance(hint, str) else hint
+        try: hints[name] = eval(hint, function.__globals__) if isinstance(hint, str) else hint  # noqa: S307 - own code
         except NameError: hints[name] = hint
     return hints
 

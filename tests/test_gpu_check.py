@@ -13,6 +13,7 @@ from commands import environment, hippocampus_like
 from conftest import ROOT
 
 from regpre_nb.data.cohorts import load_cohort
+from regpre_nb.method.settings import sentence_of
 
 sys.path.append(str(ROOT / 'tools'))
 import gpu_check  # noqa: E402
@@ -73,7 +74,7 @@ def test_everything_in_one_call_and_a_second_call_goes_on(data, tmp_path):
     told = checked(out, '--root', tmp_path / 'root', '--limit', 240, '--runs', 1, data=data[1], lacking=lacking)
     assert [stage for stage in ('tests', 'bench', 'runs') if f's  {stage} ' not in told] == []
 
-    suite = ElementTree.parse(out / 'junit.xml').getroot().find('testsuite')
+    suite = ElementTree.parse(out / 'junit.xml').getroot().find('testsuite')  # noqa: S314 - written by pytest
     assert int(suite.get('tests')) > 50 and suite.get('failures') == suite.get('errors') == '0'
     found = json.loads((out / 'bench.json').read_text())
     assert {row['mode'] for row in found['steps']} == {*gpu_check.MODES} and len(found['steps']) == 8
@@ -141,7 +142,7 @@ def test_the_archive_keeps_checkpoints_of_what_is_not_done(tmp_path, monkeypatch
 def test_an_archive_leads_nowhere_else(tmp_path):
     (tmp_path / 'file').write_text('')
     with tarfile.open(tmp_path / 'runs.tar.000', 'w') as archive: archive.add(tmp_path / 'file', '../file')
-    with pytest.raises(tarfile.OutsideDestinationError): gpu_check.unpack_runs(tmp_path, tmp_path / 'root')
+    assert 'leads elsewhere' in sentence_of(gpu_check.unpack_runs, tmp_path, tmp_path / 'root')
 
 
 def test_what_does_not_end_is_ended(tmp_path):

@@ -44,7 +44,7 @@ assert network(*torch.rand(2, 1, 1, 16, 20, 24)).shape == (1, 3, 16, 20, 24)
 def load(*arguments):
     "What a process does that knows nothing but a file of weights and, perhaps, a plugin."
     sys.argv = ['load', *arguments]
-    exec(LOAD, {})
+    exec(LOAD, {})  # noqa: S102 - the text above
 
 
 @pytest.fixture(scope='module')

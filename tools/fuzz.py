@@ -49,7 +49,7 @@ def _targets() -> dict[str, tuple[str, Callable[[Path], object]]]:
             try: settings.from_json(kind, said)
             except settings.InputError: pass
 
-    def text(path: Path) -> str: return path.read_text(errors='replace')
+    def text(path: Path) -> str: return path.read_text(errors='replace', encoding='utf-8')
 
     network = transmorph.TransMorph(replace(swin.SETTINGS['tiny'], preset='released'))
     kind = swin.ENCODERS['cnn']
@@ -84,7 +84,7 @@ def _of_doors(doors: tuple[str, ...], folder: Path, unpack: bool) -> list[bytes]
     for number, entry in enumerate(entry for entry in corpus.ENTRIES if entry.door in doors):
         own = corpus.fresh(folder/'sound', folder/str(number))
         try: entry.spoil(own/corpus.DOORS[entry.door][0])
-        except Exception: continue  # what suits a large file only
+        except Exception: continue  # noqa: S112 (what suits a large file only)
         path = own/corpus.DOORS[entry.door][0]
         if path.is_file() and path.stat().st_size < 2**15: found.append(path.read_bytes())
     found += [(folder/'sound'/corpus.DOORS[door][0]).read_bytes() for door in doors]
@@ -148,7 +148,7 @@ class Crashes:
         self.places.add(place)
         name = f'{type(error).__name__}-{len(self.places)}-{os.getpid()}'
         (self.folder/name).write_bytes(data)
-        (self.folder/f'{name}.txt').write_text(''.join(traceback.format_exception(error)))
+        (self.folder/f'{name}.txt').write_text(''.join(traceback.format_exception(error)), encoding='utf-8')
         print(f'CRASH {type(error).__name__}: {error}'[:300].replace('\n', ' '), file=sys.__stderr__, flush=True)
 
 
@@ -160,8 +160,9 @@ def fuzz(target: str, seconds: int) -> None:
         from regpre_nb.method.settings import InputError
     kept = ROOT/'runs'/'fuzz'/target.replace(' ', '_')
     kept.mkdir(parents=True, exist_ok=True)
-    place = Path(tempfile.mkdtemp(dir='/dev/shm' if Path('/dev/shm').is_dir() else None, prefix='fuzz-'))
-    path, crashes, nothing = place/f'input{suffix}', Crashes(kept), open(os.devnull, 'w')
+    memory = Path('/dev/shm')  # noqa: S108 (a folder of our own is made in it)
+    place = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None, prefix='fuzz-'))
+    path, crashes, nothing = place/f'input{suffix}', Crashes(kept), open(os.devnull, 'w', encoding='utf-8')
 
     def one_input(data: bytes) -> None:
         path.write_bytes(data)

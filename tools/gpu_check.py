@@ -48,7 +48,8 @@ def say(stage: str, text: str, since: float | None = None) -> None:
 
 def pinned(package: str) -> str:
     "NAME==VERSION, as constraints.txt says."
-    return next(line for line in (TOP / 'constraints.txt').read_text().splitlines() if line.startswith(f'{package}=='))
+    lines = (TOP / 'constraints.txt').read_text(encoding='utf-8').splitlines()
+    return next(line for line in lines if line.startswith(f'{package}=='))
 
 
 def wheels(folder: Path) -> None:
@@ -90,7 +91,7 @@ class Results:
         known = self.content[part]
         known.append(row) if isinstance(known, list) else known.update(row)
         temporary = self.path.with_suffix('.unfinished')
-        temporary.write_text(json.dumps(self.content, indent=1, default=str) + '\n')
+        temporary.write_text(json.dumps(self.content, indent=1, default=str) + '\n', encoding='utf-8')
         os.replace(temporary, self.path)
 
 
@@ -482,7 +483,7 @@ def profile_step(results: Results, path: Path, what: str, settings, shape: tuple
     results.add('profile', row)
     order = 'self_device_time_total' if on_gpu else 'self_cpu_time_total'
     table = seen.key_averages().table(sort_by=order, row_limit=25, max_name_column_width=60)
-    with open(path, 'a') as file: file.write(f'{json.dumps(row)}\n{table}\n\n')
+    with open(path, 'a', encoding='utf-8') as file: file.write(f'{json.dumps(row)}\n{table}\n\n')
     say('bench', f'profile {row}')
 
 
@@ -616,15 +617,15 @@ def pack_runs(runs: Sequence, root: Path, out: Path, part: int = PART, parts: in
 
 def unpack_runs(folder: Path, root: Path) -> int:
     "Put the runs of an earlier call where this one looks for them; returns the number of files."
+    from regpre_nb.data.downloads import unpack
     parts = sorted(folder.glob('runs.tar.*'))
     if not parts: raise SystemExit(f'{folder} holds no runs.tar.000; name the output folder of an earlier call.')
     root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=root) as file:
-        for path in parts: file.write(path.read_bytes())
-        file.seek(0)
-        with tarfile.open(fileobj=file) as archive:
-            archive.extractall(root, filter='data')
-            return len(archive.getnames())
+    with tempfile.TemporaryDirectory(dir=root) as here:
+        archive = Path(here) / 'runs.tar'
+        with open(archive, 'wb') as file:
+            for path in parts: file.write(path.read_bytes())
+        return len(unpack(archive, root))
 
 
 def trim(old: Path, out: Path, parts: int) -> list[str]:

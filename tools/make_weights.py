@@ -47,7 +47,7 @@ LICENCE = {'licence': 'Apache 2.0'}
 def pack_encoder() -> None:
     "The encoder of a pretraining run of profile `night`."
     path = PRETRAINED / 'encoder.safetensors'
-    record, seconds = read_metadata(path), json.loads((PRETRAINED / 'made_from.json').read_text())['seconds']
+    record, seconds = read_metadata(path), json.loads((PRETRAINED / 'made_from.json').read_bytes())['seconds']
     text = ('The encoder of TransMorph (small), pretrained by registering pairs of random images, as the paper '
             '"Pretraining Deformable Image Registration Networks with Random Images" (MIDL 2025) proposes: Perlin '
             f'noise, shapes, two random diffeomorphic warps, self-distillation. No real image was seen. {NOT_FOR}')

@@ -38,7 +38,7 @@ def build(out: Path) -> list[Path]:
             if (TOP / name).is_dir():
                 shutil.copytree(TOP / name, copy / name, ignore=shutil.ignore_patterns('__pycache__'))
             else: shutil.copy(TOP / name, copy)
-        (copy / 'MANIFEST.in').write_text('include settings.ini\n')
+        (copy / 'MANIFEST.in').write_text('include settings.ini\n', encoding='utf-8')
         subprocess.run([sys.executable, '-m', 'build', '--no-isolation', '-o', out, copy], check=True,
                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return sorted(out.glob('regpre_nb-*'))

@@ -14,6 +14,7 @@ from site_names import (
     is_exported,
     source,
 )
+from site_outputs import safe_output
 
 HEADING = re.compile(r'^#+ +(.+)$', re.M)
 CALLOUT = re.compile(r'^:::\s*\{\.callout-(\w+)[^}]*\}', re.M)
@@ -130,6 +131,7 @@ def page(notebook: dict, name: str, module: Module, names: Names, there: set[str
             tags = ['remove-input'] if flags(cell).get('echo') == 'false' else []
             shown = {key: value for key, value in cell.items() if key in ('cell_type', 'outputs', 'execution_count')}
             if cell.get('anchor'): cells.append(markdown(f'({cell["anchor"]})='))
+            shown['outputs'] = [safe_output(output) for output in shown['outputs']]
             for output in shown['outputs']: unlink(output, name, there)
             cells.append(with_alt(shown | {'source': bare(cell), 'metadata': {'tags': tags}}, told(texts)))
             if cell.get('origin'): cells.append(markdown(cell['origin']))

@@ -329,12 +329,12 @@ add_method('deeds', Method(
 # %% ../../nbs/compare/31_methods.ipynb #b82bd53c
 def high_water_mark() -> int:  # bytes; an error where the system is not Linux
     "The largest resident memory of this process since it was last set back."
-    return 1024*int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])
+    return 1024*int(Path('/proc/self/status').read_text(encoding='utf-8').split('VmHWM:')[1].split()[0])
 
 
 def set_back_high_water_mark() -> bool:  # whether that is possible here
     "Let the largest resident memory be counted from now on."
-    with suppress(OSError): return bool(Path('/proc/self/clear_refs').write_text('5'))
+    with suppress(OSError): return bool(Path('/proc/self/clear_refs').write_text('5', encoding='utf-8'))
     return False
 
 # %% ../../nbs/compare/31_methods.ipynb #183b78a1
@@ -389,9 +389,9 @@ def _reason(error):
 def _work(folder):
     "What the process does."
     folder = Path(folder)
-    try: answer = _answer(json.loads((folder/'request.json').read_text()), folder)
+    try: answer = _answer(json.loads((folder/'request.json').read_text(encoding='utf-8')), folder)
     except Exception as error: answer = {'failure': _reason(error)}
-    with replacing(folder/'answer.json') as temporary: temporary.write_text(json.dumps(answer))
+    with replacing(folder/'answer.json') as temporary: temporary.write_text(json.dumps(answer), encoding='utf-8')
     os._exit(0)  # whatever libraries do when Python ends, the answer is there
 
 # %% ../../nbs/compare/31_methods.ipynb #8dfd7485
@@ -423,10 +423,10 @@ def _wait(process, limit):
 def _outcome(folder, request, limit):
     "The answer of the process, and its displacement."
     if ended := _wait(_start_process(folder, request['threads']), limit):
-        said = (folder/'log').read_text(errors='replace').splitlines()
+        said = (folder/'log').read_text(errors='replace', encoding='utf-8').splitlines()
         last = next((line.strip()[:200] for line in reversed(said) if line.strip()), '')
         return {'failure': f'{ended}: {last}' if last and 'exit code' in ended else ended}
-    return json.loads((folder/'answer.json').read_text())
+    return json.loads((folder/'answer.json').read_text(encoding='utf-8'))
 
 # %% ../../nbs/compare/31_methods.ipynb #85b6923d
 def _as_array(image, name):
@@ -549,7 +549,7 @@ def register_pair(
     if _method(method).warm_up: return Registered(**known, **_own(request, images, name))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         for role, image in zip(('moving', 'fixed'), images, strict=True): np.save(f'{folder}/{role}.npy', image)
-        Path(folder, 'request.json').write_text(json.dumps(request))
+        Path(folder, 'request.json').write_text(json.dumps(request), encoding='utf-8')
         answer = _outcome(Path(folder), request, limit)
         if refused := answer.get('refused'): raise InputError(refused)
         if 'failure' not in answer: answer |= _displacement(np.load(f'{folder}/displacement.npy'), images[0].shape)
@@ -628,7 +628,7 @@ def _ending(path, ending):
 def _load(path, key, shape, limit):
     "A stored result with this key, if there is one, whole and not given up earlier than it would be now."
     with suppress(Exception):  # whatever is wrong with the files, the result is made again
-        record = json.loads(_ending(path, '.json').read_text())
+        record = json.loads(_ending(path, '.json').read_text(encoding='utf-8'))
         if record['key'] != key: return None
         kept = {name: record[name] for name in ('method', 'settings', 'versions', 'failure')}
         if record['failure']: return Registered(**kept) if record['limit'] >= limit else None
@@ -646,7 +646,8 @@ def _store(path, key, done, request, limit):
     if not done.failure:
         with replacing(_ending(path, '.npz')) as temporary, open(temporary, 'wb') as file:
             np.savez_compressed(file, displacement=done.displacement[0].numpy(), key=key)
-    with replacing(_ending(path, '.json')) as temporary: temporary.write_text(json.dumps(record, indent=1))
+    with replacing(_ending(path, '.json')) as temporary:
+        temporary.write_text(json.dumps(record, indent=1), encoding='utf-8')
 
 # %% ../../nbs/compare/31_methods.ipynb #0e04f571
 def cached(
@@ -679,7 +680,7 @@ def forget_failed(
     "Remove what is kept of pairs on which a method failed, so that they are tried again."
     for path in Path(folder).glob('*.json'):
         with suppress(OSError, ValueError, KeyError, TypeError):
-            record = json.loads(path.read_text())
+            record = json.loads(path.read_text(encoding='utf-8'))
             if record['method'] == method and record['failure']: path.unlink()
 
 # %% ../../nbs/compare/31_methods.ipynb #adf355b7

@@ -231,7 +231,7 @@ def stored_image(
 def _sound_record(folder: Path) -> dict | None:
     "The record of a prepared folder, if all its files are as they were written."
     try:
-        record = json.loads((folder/'recipe.json').read_text())
+        record = json.loads((folder/'recipe.json').read_text(encoding='utf-8'))
         sound = all(file_fingerprint(folder/name) == kept for name, kept in record['files'].items())
     except (OSError, ValueError, KeyError):  # InputError is a ValueError
         return None
@@ -249,8 +249,9 @@ def prepared(
         if record := _sound_record(folder): return record  # made while this process waited
         print(f'{told}; they are kept as {folder.name} in the cache folder (REGPRE_CACHE)', file=sys.stderr)
         record = make()
-        with replacing(folder/'recipe.json') as temporary: temporary.write_text(json.dumps(record, indent=1))
-    return json.loads((folder/'recipe.json').read_text())
+        with replacing(folder/'recipe.json') as temporary:
+            temporary.write_text(json.dumps(record, indent=1), encoding='utf-8')
+    return json.loads((folder/'recipe.json').read_text(encoding='utf-8'))
 
 # %% ../../nbs/data/12_cohorts.ipynb #67e03e0e
 def write_volumes(
@@ -316,7 +317,7 @@ def write_manifest(
     tested = dict.fromkeys(case for pair in cohort.test_pairs for case in pair if case != cohort.atlas)
     atlas = [cohort.atlas] if cohort.atlas else []
     parts = {'atlas': atlas, 'train': cases, 'validation': cohort.validation, 'test': tested}
-    with replacing(path) as temporary, open(temporary, 'w', newline='') as file:
+    with replacing(path) as temporary, open(temporary, 'w', newline='', encoding='utf-8') as file:
         writer = csv.writer(file, lineterminator='\n')
         writer.writerow(['cohort', 'case', 'part'])
         writer.writerows([cohort.name, case, part] for part, names in parts.items() for case in names)

@@ -411,7 +411,7 @@ def what_it_is(root: Path) -> tuple[str, bool]:
     if not (root/'PHANTOM').is_file():
         if (root/'cases.csv').is_file(): return "CT of breathing in DIR-Lab's format, with a table of its own", False
         return 'real 4DCT of the DIR-Lab', False
-    said = (root/'PHANTOM').read_text(errors='replace').strip().splitlines()
+    said = (root/'PHANTOM').read_text(errors='replace', encoding='utf-8').strip().splitlines()
     return said[0] if said else "simulated, in DIR-Lab's format", True
 
 # %% ../../nbs/data/18_dirlab.ipynb #cbdac491

@@ -206,7 +206,7 @@ def _stamp(path: Path) -> list[int]:
 
 def _kept_fingerprint(record: Path, stamp: list[int]) -> str | None:
     "The fingerprint that was kept for a stamp; None where there is none, or a damaged one."
-    try: *kept, fingerprint = json.loads(record.read_text())
+    try: *kept, fingerprint = json.loads(record.read_text(encoding='utf-8'))
     except (OSError, ValueError, TypeError): return None
     return fingerprint if kept == stamp and re.fullmatch('[0-9a-f]{64}', str(fingerprint)) else None
 
@@ -231,5 +231,5 @@ def file_fingerprint(
         raise InputError(f'{path}: cannot be read ({error.strerror}); check the name, or copy it again.') from error
     if settled:
         with suppress(OSError, InputError), replacing(record) as temporary:
-            temporary.write_text(json.dumps([*stamp, found]))
+            temporary.write_text(json.dumps([*stamp, found]), encoding='utf-8')
     return found

@@ -313,7 +313,7 @@ def export_folder(
         split = 'atlas' if case == cohort.atlas else 'train' if case in cohort.train else (
             'validation' if case in cohort.validation else 'test')
         lines.append([case, *files, split])
-    with replacing(folder/'manifest.csv') as temporary, open(temporary, 'w', newline='') as file:
+    with replacing(folder/'manifest.csv') as temporary, open(temporary, 'w', newline='', encoding='utf-8') as file:
         csv.writer(file, lineterminator='\n').writerows([['case', 'image', 'labels', 'split'], *lines])
     return folder/'manifest.csv'
 

@@ -274,7 +274,7 @@ def make_ixi_like(
     lines = ["Made-up files in IXI's format: random shapes, nobody's brain.", *(f'{p} {n}' for p, n in parts.items()),
              f'distinct {distinct}']
     make_folder(root)
-    (root/MADE_UP).write_text('\n'.join(lines) + '\n')
+    (root/MADE_UP).write_text('\n'.join(lines) + '\n', encoding='utf-8')
     _write_once(_made_up_case(shape, 0), root/'atlas.pkl')
     paths = [root/part/f'subject_{n}.pkl' for part, count in parts.items() for n in range(1, count + 1)]
     for left in {*root.glob('*/subject_*.pkl')} - {*paths}: left.unlink()  # of an earlier call with other counts
@@ -372,14 +372,14 @@ def _atlas_shape(root: Path, files: tuple[Path, ...]) -> tuple[int, int, int]:
 def _expected_counts(root: Path) -> dict[str, int]:
     "How many cases each folder should hold: the paper's numbers, or what a made-up folder says of itself."
     if not (root/MADE_UP).is_file(): return IXI_COUNTS
-    said = dict(line.split() for line in (root/MADE_UP).read_text().splitlines()[1:])
+    said = dict(line.split() for line in (root/MADE_UP).read_text(encoding='utf-8').splitlines()[1:])
     return {part: int(said.get(part, 0)) for part in IXI_COUNTS}
 
 
 def _has_links(root: Path) -> bool:
     "Whether these are made-up files of which many are the same."
     if not (root/MADE_UP).is_file(): return False
-    said = dict(line.split() for line in (root/MADE_UP).read_text().splitlines()[1:])
+    said = dict(line.split() for line in (root/MADE_UP).read_text(encoding='utf-8').splitlines()[1:])
     return int(said.get('distinct', 0)) < sum(int(said.get(part, 0)) for part in IXI_COUNTS)
 
 

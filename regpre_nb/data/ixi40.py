@@ -32,6 +32,7 @@ from regpre_nb.data.cohorts import (
     with_between,
     write_volumes,
 )
+from .downloads import download
 from .files import cache_folder, file_fingerprint, read_rows, write_bytes
 from regpre_nb.data.volumes import (
     Volume,
@@ -165,19 +166,11 @@ def download_ixi40(
     files: str = IXI40_FILES,  # cases, parts and checksums
 ) -> Path:  # the folder ixi40_dlmuse
     "Download the images and label maps; what is there already is not fetched again."
-    import pooch
-
     root = Path(folder)/'ixi40_dlmuse'
     for case, (_, *sums) in _published_files(files).items():
         places = ('images', f't1/{case}_T1.nii.gz'), ('labels', f'dlmuse_seg/{case}_T1_DLMUSE.nii.gz')
         for (kind, there), digest in zip(places, sums, strict=True):
-            try: pooch.retrieve(f'{url}/{there}', f'sha256:{digest}', fname=f'{case}.nii.gz', path=root/kind)
-            except ValueError as error:
-                raise InputError(f'{url}/{there}: its checksum is not sha256 {digest}, the file is damaged or another '
-                                 'one; try again later.') from error
-            except OSError as error:
-                raise InputError(f'{url}/{there}: cannot be downloaded to {root} ({type(error).__name__}); check the '
-                                 'connection and the space on disk, then try again: what is there is kept.') from error
+            download(f'{url}/{there}', f'sha256:{digest}', root/kind/f'{case}.nii.gz', most=10**8)
     for name, text in _tables(files).items(): write_bytes(root/name, text.encode())
     return root
 
@@ -336,7 +329,7 @@ def _checksums(root: Path) -> dict[str, str]:
     "Name -> SHA-256, by SHA256SUMS; empty where that file is absent."
     path = root/'SHA256SUMS'
     if not path.is_file(): return {}
-    pairs = [line.split() for line in path.read_text(errors='replace').splitlines() if line.strip()]
+    pairs = [line.split() for line in path.read_text(errors='replace', encoding='utf-8').splitlines() if line.strip()]
     if wrong := [pair for pair in pairs if len(pair) != 2]:
         raise InputError(f"{path}: the line {' '.join(wrong[0])!r} is not a checksum and a name; fetch the file again.")
     return {name.lstrip('*'): digest for digest, name in pairs}

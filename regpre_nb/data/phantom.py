@@ -524,12 +524,12 @@ def _all_written(files: dict[str, Path], case: int, scale: int) -> bool:
 def _claim(folder: Path, text: str) -> None:
     "Mark a new folder as a phantom's; raise `InputError` where it holds anything else."
     mark = folder/'PHANTOM'
-    found = mark.read_text() if mark.is_file() else None
+    found = mark.read_text(encoding='utf-8') if mark.is_file() else None
     if found == text: return
     if found or any(not path.name.startswith('.') for path in folder.glob('*')):
         held = 'a phantom of other settings' if found else 'other files'
         raise InputError(f'{folder}: holds {held}; choose an empty folder for the phantom, or delete this one.')
-    with replacing(mark) as temporary: temporary.write_text(text)
+    with replacing(mark) as temporary: temporary.write_text(text, encoding='utf-8')
 
 
 def _write_table(folder: Path, cases: int, scale: int) -> None:
@@ -539,7 +539,7 @@ def _write_table(folder: Path, cases: int, scale: int) -> None:
         (size, spacing), files = case_grid(case, scale), case_files(folder, case)
         points = read_pair(files[f'points {FIXED}'], files[f'points {MOVING}'], size)
         rows.append([case, *size, *spacing, f'{distances(*points, spacing).mean():.4f}', DIRLAB[case].target])
-    with replacing(folder/'cases.csv') as temporary, open(temporary, 'w', newline='') as file:
+    with replacing(folder/'cases.csv') as temporary, open(temporary, 'w', newline='', encoding='utf-8') as file:
         writer = csv.writer(file, lineterminator='\n')
         writer.writerow(['case', 'x', 'y', 'z', 'dx', 'dy', 'dz', 'initial_tre_mm', 'target_mm'])
         writer.writerows(rows)
@@ -613,7 +613,9 @@ def phantom_cohort(
     given = bool(folder) and (Path(folder)/'PHANTOM').is_file()
     root = Path(folder) if given else _kept_phantom(folder)
     cohort = lung_cohort('lung_phantom', root, *what_it_is(root), size=64)
-    return cohort if given else replace(cohort, made_from=partial(_made_by, recipe=(root/'PHANTOM').read_text()))
+    if given: return cohort
+    recipe = (root/'PHANTOM').read_text(encoding='utf-8')
+    return replace(cohort, made_from=partial(_made_by, recipe=recipe))
 
 # %% ../../nbs/data/19_phantom.ipynb #2fca346d
 def _kept_phantom(data: str | Path | None) -> Path:

@@ -275,12 +275,12 @@ def load_described(
 
 # %% ../../nbs/learn/20_training.ipynb #f7a87d59
 def _append_line(path: Path, record: dict) -> None:
-    with writing(path), open(path, 'a') as file:
+    with writing(path), open(path, 'a', encoding='utf-8') as file:
         file.write(json.dumps(record) + '\n')
 
 
 def _whole_lines(path: Path) -> Iterator[dict]:
-    for line in path.read_text(errors='replace').splitlines():
+    for line in path.read_text(errors='replace', encoding='utf-8').splitlines():
         try:
             record = json.loads(line)
         except json.JSONDecodeError:

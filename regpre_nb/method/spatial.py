@@ -90,7 +90,7 @@ def warp(image: torch.Tensor,        # (B, C, X, Y, Z), any range; for labels us
          mode: Literal['linear', 'nearest'] = 'linear',  # how to read between voxels
          preset: Preset = 'paper',   # 'released' samples as the authors' code does
          start: int = 0,             # plane of the image at which a shorter displacement begins
-        ) -> torch.Tensor:           # (B, C, X, Y, Z), type of `image`, size of `displacement`
+        ) -> torch.Tensor:           # (B, C, X, Y, Z), size of `displacement`; an image in its type, float32 at least
     "Pull `image` back along `displacement`: `warped(x) = image(x + u(x))`."
     _check_field(displacement, 'warp', 'displacement')
     whole, last = image.shape[2:] == displacement.shape[2:], start + displacement.shape[2]
@@ -185,8 +185,9 @@ def _check_volume(volume, function):
 
 def _interpolation_matrix(n, m, like):
     "Weights `(m, n)` of n voxels for m voxels over the same field of view."
-    voxel = torch.arange(n, device=like.device)
-    position = ((torch.arange(m, device=like.device) + 0.5) * (n / m) - 0.5).clamp(0, n - 1)
+    precise = dict(dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
+    voxel = torch.arange(n, **precise)
+    position = ((torch.arange(m, **precise) + 0.5) * (n / m) - 0.5).clamp(0, n - 1)
     return (1 - (position[:, None] - voxel).abs()).clamp_min(0).to(like.dtype)
 
 # %% ../../nbs/method/01_spatial.ipynb #7abaf481

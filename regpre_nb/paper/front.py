@@ -134,7 +134,7 @@ def _pair_values(folder, name):
 def seed_tables(folder: str | Path,  # results of a profile, with runs.json
                ) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:  # what is compared -> pairs x seeds of both
     "Dice of every pair and seed with pretraining, and without it."
-    runs = [run['run'] for run in json.loads((Path(folder) / 'runs.json').read_text()).values()]
+    runs = [run['run'] for run in json.loads((Path(folder) / 'runs.json').read_text(encoding='utf-8')).values()]
     seeds = sorted({run['training']['seed'] for run in runs if 'training' in run})
     asked = {f'{label}: with minus without': (f'sd-kl-{share}', f'baseline-{share}') for share, label in SHARES.items()}
     asked['10 % with, minus all images without'] = 'sd-kl-10', 'baseline-100'

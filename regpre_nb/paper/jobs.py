@@ -367,7 +367,7 @@ class Pairwise(Run):
         "Pairs that are registered."
         spent = []
         for path in (folder / 'pairs').glob('*.json'):
-            with suppress(OSError, ValueError): spent.append(json.loads(path.read_text()).get('seconds') or 0.0)
+            with suppress(OSError, ValueError): spent.append(json.loads(path.read_bytes()).get('seconds') or 0.0)
         return len(spent), self.test_pairs or 0, sum(spent)
 
 # %% ../../nbs/paper/40_jobs.ipynb #d0c361da
@@ -444,7 +444,7 @@ def _scored_on(run, cohort):
 
 def _made_from(folder):
     "What made_from.json says: parent, weights, scored, seconds of training."
-    try: return json.loads((folder / 'made_from.json').read_text())
+    try: return json.loads((folder / 'made_from.json').read_text(encoding='utf-8'))
     except (OSError, ValueError): return {}
 
 

@@ -435,11 +435,11 @@ def save_summary(study: str,            # a key of `STUDIES`
     "Add a study to run.json: its runs with time, data, weights and versions, and the versions that drew the figures."
     path = folder / 'run.json'
     runs = with_pretraining({run.key: run for row in rows for run in row.runs})
-    records = {key: json.loads((run_folder(run, root) / 'run.json').read_text()) for key, run in runs.items()}
+    records = {key: json.loads((run_folder(run, root) / 'run.json').read_bytes()) for key, run in runs.items()}
     told = 'seconds', 'run', 'data', 'made_from', 'environment'
     kept = {key: {name: record[name] for name in told if name in record} for key, record in records.items()}
     with only_process(Path(root) / 'runs'):  # studies may end at the same time
-        summary = json.loads(path.read_text()) if path.exists() else {}
+        summary = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
         write_json(path, summary | {study: {'environment': run_environment(), 'runs': kept}})
 
 # %% ../../nbs/paper/43_tables.ipynb #1a09c761

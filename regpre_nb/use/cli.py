@@ -16,9 +16,10 @@ import signal
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from importlib.metadata import version as package_version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -79,28 +80,55 @@ def _gpu_jobs(plan, free, cores):
     return max(1, min(free // needed, cores // 2, 8))
 
 # %% ../../nbs/use/51_cli.ipynb #7e2f9a88
-def _make_all(plan, cores, gpu_jobs=0):
+def _here(plan, cores, gpu_jobs):
+    "Jobs at a time on this machine, and what tells Snakemake so."
+    from regpre_nb.learn.training import default_device, device_room
+    cores = cores or os.cpu_count() or 1
+    if default_device().type == 'cpu': return cores, ['--cores', str(cores)]
+    workers = gpu_jobs or _gpu_jobs(plan, 4 * device_room(default_device()), cores)
+    return workers, ['--cores', str(cores), '--resources', f'gpu={workers}']
+
+
+def _on_cluster(plan, folder):
+    "Jobs at a time on a cluster, what tells Snakemake so, and what guards the jobs of SLURM."
+    from regpre_nb.method.settings import InputError
+    from regpre_nb.use.cluster import name_of_jobs, own_jobs, read_workflow_profile
+    found = read_workflow_profile(folder)
+    if not find_spec(f'snakemake_executor_plugin_{found.executor.replace("-", "_")}'):
+        raise InputError(f"Snakemake's executor {found.executor} is not installed; "
+                         f'pip install snakemake-executor-plugin-{found.executor}')
+    name = name_of_jobs(plan.profile, plan.cohort.name, plan.seed)
+    options = ['--workflow-profile', str(found.folder)]
+    if found.executor == 'slurm': options += ['--slurm-jobname-prefix', name]
+    guard = own_jobs(plan.root, name) if found.executor == 'slurm' else nullcontext(bool)
+    return found.jobs, options, guard
+
+# %% ../../nbs/use/51_cli.ipynb #2fa18d35
+def _calls(root, options):
+    "What to call Snakemake with: first without the lock of a killed one, then for everything."
+    locked = any((root / '.snakemake' / 'locks').glob('*'))
+    config = options[options.index('--config'):]
+    return [['--unlock', '--cores', '1', *config]] * locked + [['--rerun-incomplete', '--keep-going', *options]]
+
+
+def _make_all(plan, workers, limits, guard=nullcontext(bool), gpus=1):
     "Take back what does not hold, clear what a killed Snakemake left, make what is missing; whether all went well."
     from regpre_nb.data.files import make_folder
-    from regpre_nb.learn.training import default_device, device_room
     from regpre_nb.use.life import claim, forget_failures, group, known_pace, study_log, take_back, watch
-    config = ['--config', f'profile={plan.profile}', f'data={plan.cohort.name}', f'seed={plan.seed}']
-    on_cpu, cores = default_device().type == 'cpu', cores or os.cpu_count() or 1
-    if on_cpu: workers, limits = cores, []
-    else:
-        workers = gpu_jobs or _gpu_jobs(plan, 4 * device_room(default_device()), cores)
-        limits = ['--resources', f'gpu={workers}']
+    config = ['--config', f'profile={plan.profile}', f'data={plan.cohort.name}', f'seed={plan.seed}', f'gpus={gpus}']
     log = make_folder(study_log('', plan.results).parent) / 'snakemake.txt'
     make_folder(plan.root / 'results')
-    with claim(plan.root), _teller() as (news, state):
+    with claim(plan.root), guard as stranded, _teller() as (news, state):
         earlier = known_pace(plan.runs, plan.results, plan.root).earlier
         for sentence in take_back(plan): news(sentence)
         forget_failures(plan)
-        calls = [['--rerun-incomplete', '--keep-going', '--cores', str(cores), *limits, *config]]
-        if any((plan.root / '.snakemake' / 'locks').glob('*')): calls.insert(0, ['--unlock', '--cores', '1', *config])
-        for arguments in calls:
-            with group(*_start(plan.root, arguments), log) as process:
-                watch(process, plan, earlier, workers, news, state, 2 if sys.stderr.isatty() else 60)
+        again = True
+        while again:
+            for arguments in _calls(plan.root, [*limits, *config]):
+                with group(*_start(plan.root, arguments), log) as process:
+                    again = watch(process, plan, earlier, workers, news, state, 2 if sys.stderr.isatty() else 60,
+                                  stranded)
+            if again: news('Snakemake waited for jobs that the cluster no longer has; it begins again.')
         return process.returncode == 0
 
 
@@ -199,6 +227,9 @@ def reproduce(
     root: RootOption = Path('.'),
     cores: Annotated[int, typer.Option(help='Runs at a time on a CPU; 0: one per core.')] = 0,
     gpu_jobs: Annotated[int, typer.Option(min=0, help='Runs at a time on a GPU; 0: as many as its memory takes.')] = 0,
+    workflow_profile: Annotated[Path | None, typer.Option(help="A folder with Snakemake's options for a cluster, such "
+                                                               'as profiles/slurm.')] = None,
+    run_gpus: Annotated[int, typer.Option(min=0, max=1, help='GPUs that a run asks a cluster for.')] = 1,
 ) -> None:
     "Train what is not trained yet, draw every table and figure, and print the tables."
     root, started = _project(root), time.time()
@@ -206,7 +237,8 @@ def reproduce(
         cohort = _checked_cohort(profile, data)
         from regpre_nb.method.settings import InputError
         plan = _restored(profile, cohort, seed, root)
-        if not _make_all(plan, cores, gpu_jobs): raise InputError(_stopped(plan, started))
+        how = _on_cluster(plan, workflow_profile) if workflow_profile else _here(plan, cores, gpu_jobs)
+        if not _make_all(plan, *how, gpus=run_gpus): raise InputError(_stopped(plan, started))
     except SystemExit:
         typer.echo('Stopped; the same command goes on where it stopped.', err=True)
         raise
@@ -242,7 +274,7 @@ def status(
     root: RootOption = Path('.'),
     cores: Annotated[int, typer.Option(help='Runs at a time on a CPU; 0: one per core.')] = 0,
 ) -> None:
-    "Tell what is done, running, failed and waiting, and the time left, from the files alone."
+    "Tell what is done, running, failed and waiting, and the time left, from the files; of a cluster also its jobs."
     from regpre_nb.use.life import held, how_far, in_words, jobs, known_pace, make_plan, reasons
     root = _project(root)
     plan = make_plan(profile, _cohort_or_plan(data), seed, root)
@@ -252,7 +284,17 @@ def status(
         steps = f'{job.step} of {job.steps}' if job.steps else ''
         typer.echo(f'{job.name:38s} {job.state:8s} {steps:>16s}  {left:12s} {_remark(job)}'.rstrip())
     working = held(root / 'runs' / '.reproduce')
+    if told := _submitted(plan): typer.echo(told)
     typer.echo(how_far(found, cores or os.cpu_count() or 1) + ('' if working else '; no reproduction is under way'))
+
+
+def _submitted(plan):
+    "How many jobs a cluster has of a reproduction, in a sentence; '' where none was submitted."
+    from regpre_nb.method.settings import InputError
+    from regpre_nb.use.cluster import count_jobs, name_of_jobs, queued
+    if not (plan.root / '.snakemake' / 'slurm_logs').is_dir(): return ''
+    try: return count_jobs(queued(plan.root, name_of_jobs(plan.profile, plan.cohort.name, plan.seed)))
+    except InputError as error: return str(error)
 
 
 def _remark(job):

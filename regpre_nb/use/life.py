@@ -14,6 +14,7 @@ import os
 import platform
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -75,12 +76,17 @@ def claim(root: Path,             # the project's folder
 
 
 # %% ../../nbs/use/50_life.ipynb #844e0f10
-LEADER = 'REGPRE_REPRODUCTION'  # environment variable with the number of the command that started a process
+LEADER = 'REGPRE_REPRODUCTION'  # environment variable: number and place of the command that started a process
 
 
-def _follow(root, mine):
+def _place():
+    "The host, and the job of SLURM, that this process is in."
+    return f'{socket.gethostname()} {os.environ.get("SLURM_JOB_ID", "")}'
+
+
+def _follow(root, number, mine):
     "End this process once the reproduction does not hold its claim any more; `mine` is held until then."
-    while held(root / 'runs' / '.reproduce') and leader(root) == os.environ[LEADER]: time.sleep(0.5)
+    while held(root / 'runs' / '.reproduce') and leader(root) == number: time.sleep(0.5)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(10)
     os._exit(143)  # where the signal did not help
@@ -89,11 +95,12 @@ def _follow(root, mine):
 def end_with_reproduction(root: str | Path,  # the project's folder
                          ) -> None:
     "In a process that a reproduction started: end when that ends, and keep others from starting until then."
-    if not os.environ.get(LEADER): return
+    number, _, place = os.environ.get(LEADER, '').partition(' ')
+    if not number or place != _place(): return  # a job of a cluster has an end of its own
     root = Path(root).resolve()
     mine = FileLock(make_folder(root / 'runs' / '.workers') / f'{platform.node()}-{os.getpid()}')
     mine.acquire()
-    threading.Thread(target=_follow, args=(root, mine), daemon=True).start()
+    threading.Thread(target=_follow, args=(root, number, mine), daemon=True).start()
 
 
 # %% ../../nbs/use/50_life.ipynb #ffa9c046
@@ -115,7 +122,7 @@ def group(command: list[str],        # program and arguments
           log: Path,                 # gets all that it says
          ) -> Iterator[subprocess.Popen]:
     "Start a process whose whole family ends when the block does."
-    environment = environment | {LEADER: str(os.getpid())}
+    environment = environment | {LEADER: f'{os.getpid()} {_place()}'}
     with open(log, 'w', encoding='utf-8') as file:
         process = subprocess.Popen(command, cwd=root, env=environment, stdin=subprocess.DEVNULL, stdout=file,
                                    stderr=subprocess.STDOUT, process_group=0)
@@ -156,7 +163,7 @@ def _failure(log, note=None):
     said = last_line(log)
     if said.startswith('regpre: '): return said.removeprefix('regpre: ')
     with suppress(OSError):
-        if 'Traceback (most recent call last)' in log.read_text(errors='replace')[-20_000:]: return said
+        if b'Traceback (most recent call last)' in log.read_bytes()[-20_000:]: return said
     return ''
 
 # %% ../../nbs/use/50_life.ipynb #91f17f51
@@ -178,7 +185,7 @@ def _speeds(runs, root):
 
 def _summary(results):
     "What results/.../run.json says of its studies."
-    try: return json.loads((results / 'run.json').read_text())
+    try: return json.loads((results / 'run.json').read_text(encoding='utf-8'))
     except (OSError, ValueError): return {}
 
 
@@ -295,7 +302,7 @@ def _origins(plan):
     found = {}
     for run in plan.runs:
         with suppress(OSError, ValueError):
-            found[run.key] = _origin(json.loads((run_folder(run, plan.root) / 'run.json').read_text()))
+            found[run.key] = _origin(json.loads((run_folder(run, plan.root) / 'run.json').read_text(encoding='utf-8')))
     return found
 
 
@@ -467,8 +474,9 @@ def watch(process: subprocess.Popen,   # that makes everything
           news: Callable[[str], None], # gets a line when something begins or fails
           state: Callable[[str], None],  # gets a line of how far everything is
           every: float = 60,           # seconds between such lines
-         ) -> None:
-    "Look at the files until the process ends, and tell what they say."
+          stranded: Callable[[], bool] = bool,  # whether the process waits for nothing
+         ) -> bool:                    # whether it does
+    "Look at the files until the process ends or waits for nothing, and tell what they say."
     told, due = set(), time.monotonic()
     while process.poll() is None:
         pace = known_pace(plan.runs, plan.results, plan.root)
@@ -479,4 +487,6 @@ def watch(process: subprocess.Popen,   # that makes everything
             news(f'{job.name} ' + (f'failed: {job.error}' if job.state == 'failed' else f'begins, log: {job.log}'))
         if time.monotonic() >= due: state(how_far(found, workers))
         due = time.monotonic() + every if time.monotonic() >= due else due
+        if stranded(): return True
         with suppress(subprocess.TimeoutExpired): process.wait(1)
+    return False
