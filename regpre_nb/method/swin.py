@@ -20,7 +20,21 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .settings import InputError, Preset, adding, checked, from_json, look_up, meant, open_room
+from regpre_nb.method.settings import (
+    InputError,
+    Preset,
+    adding,
+    check_values,
+    checked,
+    from_json,
+    look_up,
+    meant,
+    of_type,
+    open_room,
+    real,
+    several,
+    whole,
+)
 
 # %% ../../nbs/method/03_swin.ipynb #4f5c68df
 @checked
@@ -42,16 +56,16 @@ class TransMorphSettings:
     preset: Preset = 'paper'                      # 'released' follows the authors' code
 
     def __post_init__(self):
-        for name in ('channels', 'patch', 'time_steps', 'velocity_stride'):
-            if getattr(self, name) < 1:
-                raise ValueError(f'TransMorphSettings: {name} is {getattr(self, name)}, it must be 1 or more')
-        if not 0 <= self.smoothing < float('inf'):
-            raise ValueError(f'TransMorphSettings: smoothing is {self.smoothing}, it must be 0 or more')
-        if not 0 < len(self.depths) == len(self.heads):
-            raise ValueError(f'TransMorphSettings: depths {self.depths} and heads {self.heads} must name the same '
-                             'stages')
-        if len(self.window) != 3 or min(self.window) < 1:
-            raise ValueError(f'TransMorphSettings: window is {self.window}, it must be three sizes of 1 or more')
+        count = whole(1, 4096)
+        check_values(self, {
+            **dict.fromkeys(('channels', 'patch', 'velocity_stride'), count), 'time_steps': whole(1, 1000),
+            'depths': several(whole(1, 64)), 'heads': several(count), 'window': several(count, 3, 3),
+            'stochastic_depth': real(0, most=1), 'resolution': real(0, above=True), 'squarings': whole(0, 64),
+            'smoothing': real(0), 'recompute': of_type(bool)})
+        if len(self.depths) != len(self.heads):
+            raise InputError(f'TransMorphSettings: depths {self.depths} and heads {self.heads} must name the same '
+                             'stages.')
+
 
 # %% ../../nbs/method/03_swin.ipynb #80dba752
 SETTINGS = {
