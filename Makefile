@@ -7,6 +7,7 @@ PROFILE ?= cpu
 DATA    ?= template
 SEED    ?= 0
 LIMIT   ?= 520
+SECONDS ?= 600
 # The pages that differ from the last commit, for `make check`.
 PAGE    ?= $(basename $(notdir $(shell git diff --name-only HEAD -- 'nbs/*.ipynb' 2>/dev/null)))
 
@@ -29,7 +30,7 @@ export REGPRE_FIXTURES
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check reproduce tables dry-run bench slurm-test gpu-check faults lab docs prepare release canary clean audit mutants determinism
+.PHONY: help setup test check reproduce tables dry-run bench slurm-test gpu-check faults lab docs prepare release canary clean audit mutants determinism fuzz
 
 help:
 	@echo 'make setup       the environment: .venv, from constraints.txt'
@@ -44,6 +45,7 @@ help:
 	@echo 'make slurm-test  the smoke reproduction through a SLURM that the test starts (root, slurm-wlm and munge)'
 	@echo 'make gpu-check   on one GPU: tests, speed and runs of the profile gpu, in runs/gpu-check   [DATA=hippocampus] [LIMIT=$(LIMIT)]'
 	@echo 'make faults      kills, full disks and other faults in the middle of work, in results/faults (15 minutes)'
+	@echo 'make fuzz        feed readers what a fuzzer makes of bad files, each for SECONDS, in results/faults   [SECONDS=600]'
 	@echo 'make lab         the notebooks in JupyterLab; a tour is open'
 	@echo 'make docs        the site, in _docs/html'
 	@echo 'make prepare     after editing notebooks: export, clean, README, test'
@@ -133,6 +135,14 @@ gpu-check: setup
 
 faults: setup
 	@$(RUN)/python tools/faults.py
+
+# atheris is not needed for anything else, and there is none but for Linux.
+.venv/.fuzz: .venv/.ready
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[fuzz]' -c constraints.txt
+	@touch .venv/.fuzz
+
+fuzz: .venv/.fuzz
+	@$(RUN)/python tools/fuzz.py --seconds $(SECONDS)
 
 lab: setup
 	@$(RUN)/python -m jupyter lab nbs/tour.ipynb

@@ -206,7 +206,7 @@ def voxels(change: Callable[[np.ndarray], np.ndarray], kind: type = nib.Nifti1Im
     "Other voxels in the same grid."
     def spoil(path: Path) -> None:
         image = nib.load(path)
-        data = change(np.array(image.dataobj))
+        data = change(np.array(np.asarray(image.dataobj)))
         path.unlink()
         write(path, data, image.affine, kind)
     return spoil
@@ -223,7 +223,7 @@ def with_value(value: float) -> Callable[[np.ndarray], np.ndarray]:
 def affine(*rows: list[float]) -> Callable[[Path], None]:
     "Another affine; the voxels stay."
     def spoil(path: Path) -> None:
-        data = np.array(nib.load(path).dataobj)
+        data = np.array(np.asarray(nib.load(path).dataobj))
         image = nib.Nifti1Image(data, None)
         image.set_sform(np.array([*rows, [0, 0, 0, 1]], float), 2)
         nib.save(image, path)
@@ -238,7 +238,7 @@ def rgb(data: np.ndarray) -> np.ndarray:
 def two_places(path: Path, codes: tuple[int, int] = (1, 1)) -> None:
     "qform and sform that disagree."
     image = nib.load(path)
-    image = nib.Nifti1Image(np.array(image.dataobj), None)
+    image = nib.Nifti1Image(np.array(np.asarray(image.dataobj)), None)
     image.set_sform(np.diag([1.5, 1.5, 2, 1]), codes[0])
     image.set_qform(np.array([[1.5, 0, 0, 30], [0, 1.5, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1]]), codes[1])
     nib.save(image, path)
@@ -247,7 +247,7 @@ def two_places(path: Path, codes: tuple[int, int] = (1, 1)) -> None:
 def big_endian(path: Path) -> None:
     "The other byte order."
     image = nib.load(path)
-    data = np.array(image.dataobj)
+    data = np.array(np.asarray(image.dataobj))
     nib.save(nib.Nifti1Image(data.astype(data.dtype.newbyteorder('>')), image.affine,
                              nib.Nifti1Header(endianness='>')), path)
 
@@ -270,7 +270,7 @@ def stored_as(kind: str) -> Callable[[Path], None]:
 def micrometres(path: Path) -> None:
     "The same grid in another unit, which the header names."
     image = nib.load(path)
-    scaled = nib.Nifti1Image(np.array(image.dataobj), image.affine*[[1000], [1000], [1000], [1]])
+    scaled = nib.Nifti1Image(np.array(np.asarray(image.dataobj)), image.affine*[[1000], [1000], [1000], [1]])
     scaled.header.set_xyzt_units('micron')
     nib.save(scaled, path)
 
@@ -318,6 +318,7 @@ VALUES = {'all NaN': lambda data: np.full(data.shape, np.nan, np.float32), 'one 
           'beyond float32': lambda data: data.astype(np.float64)*1e300}
 for door in ('register', 'image'):
     add('voxels', door, {name: voxels(change) for name, change in (SHAPES | VALUES).items()})
+add('voxels', 'fixed', {'15 voxels along an axis': voxels(lambda data: data[:15])})
 add('voxels', 'apply', {name: voxels(SHAPES[name]) for name in ('four dimensions', 'colours', 'complex')})
 LABELS = {'fractions': lambda data: data*np.float32(0.5), 'below 0': lambda data: data.astype(np.int16) - 1,
           'all 0': np.zeros_like, 'NaN': lambda data: with_value(np.nan)(data.astype(np.float32)),
@@ -456,7 +457,8 @@ add('manifest', 'manifest', {
     'image and labels exchanged': rows(lambda table: table[1].__setitem__(slice(1, 3), table[1][2:0:-1])),
     'all images and labels exchanged': rows(lambda table: [row.__setitem__(slice(1, 3),
         row[2:0:-1]) for row in table[1:]]),
-    'unknown split': cell(1, 3, 'trian'), 'a split missing': cell(1, 3, ''), 'no case': cell(1, 0, ''),
+    'unknown split': cell(1, 3, 'trian'), 'a misspelt column': cell(0, 3, 'splitt'), 'a split missing': cell(1, 3, ''),
+    'no case': cell(1, 0, ''),
     'no image': cell(1, 1, ''),
     'an image that is absent': cell(1, 1, 'absent.nii.gz'),
     'an image outside that is absent': cell(1, 1, '../../absent.nii.gz'),

@@ -1,12 +1,29 @@
 "No misspelt word passes: every argument that takes one of a few words has a `Literal` type, and `checked` looks at it."
+import ast
 import inspect
+import re
 from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass, replace
 from importlib import import_module
 from pkgutil import walk_packages
 from types import UnionType
 from typing import Literal, Union, get_args, get_origin
 
+import pytest
+import torch
+from conftest import ROOT
+
 import regpre_nb
+from regpre_nb.compare.methods import missing
+from regpre_nb.data.cohorts import load_cohort
+from regpre_nb.data.files import read_rows
+from regpre_nb.learn.finetune import FinetuneSettings
+from regpre_nb.learn.weights import find_weights
+from regpre_nb.method.losses import Loss
+from regpre_nb.method.settings import VARIABLES, InputError, check_variables, switched
+from regpre_nb.method.spatial import warp
+from regpre_nb.method.swin import ENCODERS, kind_named, settings_named
+from regpre_nb.paper.profiles import load_profile
 
 WORDS = {'paper', 'released', 'box', 'gauss', 'linear', 'nearest', 'majority', 'ncc', 'dice', 'each', 'one', 'none',
          'ensemble||stage', 'stage||ensemble', 'adam', 'adamw', 'amsgrad', 'no', 'bf16', 'correlation',
@@ -77,3 +94,131 @@ def test_defaults_are_choices():
     for name, _, default, function in CHOICES:
         choices = function.choices[name.rpartition('.')[2]]
         assert default in (inspect.Parameter.empty, *choices), f'{name} is {default!r} by default'
+
+
+# Names that are looked up
+
+def constants(tree: ast.Module) -> set[str]:
+    "Lists by name: dictionaries in capitals at the top of a module, and those that are imported."
+    assigned = {target.id for node in tree.body if isinstance(node, ast.Assign | ast.AnnAssign)
+                for target in getattr(node, 'targets', [getattr(node, 'target', None)]) if isinstance(target, ast.Name)}
+    imported = {alias.asname or alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
+                for alias in node.names}
+    return {name for name in assigned | imported if name.isupper()}
+
+
+def unguarded(function: ast.FunctionDef, names: set[str]) -> list[str]:
+    "Lists that a public function looks an argument of its own up in, without a look whether it is there."
+    given = {a.arg for a in (*function.args.args, *function.args.kwonlyargs)
+             if a.annotation is not None and ast.unparse(a.annotation) in ('str', "'str'")}
+    text = ast.unparse(function)
+    return [f'{node.value.id}[{node.slice.id}]' for node in ast.walk(function)
+            if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id in names
+            and isinstance(node.slice, ast.Name) and node.slice.id in given
+            and isinstance(node.ctx, ast.Load) and f'{node.slice.id} not in ' not in text]
+
+
+def test_lookups_are_guarded():
+    "A `KeyError` tells nobody what the names are: `look_up` does."
+    found = []
+    for path in sorted((ROOT / 'regpre_nb').rglob('*.py')):
+        tree = ast.parse(path.read_text(encoding='utf-8'))
+        names = constants(tree) - {'VARIABLES'}  # whose own names a test below compares
+        public = [node for node in ast.walk(tree)
+                  if isinstance(node, ast.FunctionDef) and not node.name.startswith('_')]
+        found += [f'{path.stem}.{node.name}: {each}' for node in public for each in unguarded(node, names)]
+    assert not found, f'use look_up: {found}'
+
+
+MISSPELT = {'smoke': (load_profile, 'smok', None), 'hippocampus': (load_cohort, 'hipocampus'),
+            'paper': (settings_named, 'papre'), 'swin': (kind_named, 'swinn', ENCODERS),
+            'any-pair': (find_weights, 'any-pari'), 'convexadam': (missing, 'convexdam'), 'ncc': (Loss, 'nccc'),
+            'nearest': (warp, torch.zeros(1, 1, 4, 4, 4), torch.zeros(1, 3, 4, 4, 4), 'nearst'),
+            'each': (FinetuneSettings, Loss(), 'eahc')}
+
+
+@pytest.mark.parametrize('right', MISSPELT)
+def test_nearest_name(right):
+    "The sentence names what is most like it."
+    call, *given = MISSPELT[right]
+    with pytest.raises(InputError, match=f"did you mean '{right}'"): call(*given)
+
+
+def settings_classes() -> list[type]:
+    "The dataclasses of settings that can be made without arguments, and one that needs some."
+    found = {}
+    for module in walk_packages(regpre_nb.__path__, 'regpre_nb.'):
+        try: contents = vars(import_module(module.name))
+        except ModuleNotFoundError: continue
+        found |= {thing.__qualname__: thing for name, thing in contents.items() if is_dataclass(thing)
+                  and isinstance(thing, type) and thing.__module__ == module.name
+                  and (name.endswith('Settings') or name == 'Loss')}
+    return list(found.values())
+
+
+def test_settings_refuse_words():
+    "A field of settings that holds a word has a `Literal` type or a rule."
+    passed, tried = [], 0
+    for kind in settings_classes():
+        try: usual = kind()
+        except TypeError: continue
+        for field in fields(kind):
+            if not isinstance(getattr(usual, field.name), str): continue
+            tried += 1
+            try: replace(usual, **{field.name: 'misspelt'})
+            except InputError: continue
+            passed.append(f'{kind.__name__}.{field.name}')
+    assert tried >= 5 and not passed, f'these take any word: {passed}'
+
+
+FREE = {  # take any keyword: what becomes of those that nobody knows
+    **dict.fromkeys(('learn.training.save_weights', 'learn.training.save_together', 'learn.weights.save_pretrained',
+                     'compare.any_pair.train_any_pair', 'compare.synthmorph.keep_best'), 'kept as a record'),
+    **dict.fromkeys(('method.swin.settings_named', 'data.cohorts.cohort', 'compare.pairwise.instance_adapter'),
+                    'refused by the dataclass'),
+    **dict.fromkeys(('method.settings.sentence_of', 'method.swin.build_module', 'method.random_images.RandomPairs',
+                     'compare.pairwise.warm_network', 'compare.pairwise.warm_instance', 'use.many.register_pairs'),
+                    'refused by the function that they are handed on to'),
+    'method.swin.Encoder': 'a protocol', 'paper.tables.difference_table': 'names of columns'}
+
+
+def test_no_keyword_is_swallowed():
+    "A function that takes any keyword stands here, with what becomes of one that is misspelt."
+    found = {name for name, function in callables()
+             if any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values())}
+    assert found <= set(FREE), f'name their arguments, or say here what becomes of others: {sorted(found - set(FREE))}'
+    with pytest.raises(TypeError): settings_named('tiny', chanels=4)
+
+
+# Variables and columns
+
+def test_variables_are_listed():
+    "Each variable that is read has its line in `VARIABLES`."
+    texts = [path.read_text(encoding='utf-8') for path in sorted((ROOT / 'regpre_nb').rglob('*.py'))]
+    read = {name for text in texts for name in re.findall(r"""environ(?:\.get\(|\[|\.pop\()['"](REGPRE_\w+)""", text)}
+    switches = {name for text in texts for name in re.findall(r"switched\('(REGPRE_\w+)'", text)}
+    assert {'REGPRE_DATA'} <= read and {'REGPRE_FAST'} <= switches and not switches & read
+    assert read | switches <= set(VARIABLES)
+
+
+def test_misspelt_variable(monkeypatch):
+    check_variables()
+    monkeypatch.setenv('REGPRE_DTAA', '/data')
+    with pytest.raises(InputError, match="REGPRE_DTAA is set and means nothing .did you mean 'REGPRE_DATA'"):
+        check_variables()
+
+
+@pytest.mark.parametrize('value, wanted', [('0', False), ('1', True), ('', True)])
+def test_switch(monkeypatch, value, wanted):
+    monkeypatch.setenv('REGPRE_FAST', value)
+    assert switched('REGPRE_FAST', True) is wanted
+    monkeypatch.setenv('REGPRE_FAST', 'no')
+    with pytest.raises(InputError, match='set it to 0 or 1'): switched('REGPRE_FAST', True)
+
+
+def test_misspelt_column(tmp_path):
+    "Without a word, a column `splitt` would leave the split to chance."
+    (tmp_path / 'table.csv').write_text('case,splitt,age\na,train,9\n')
+    with pytest.raises(InputError, match="the column 'splitt' means nothing .did you mean 'split'"):
+        read_rows(tmp_path / 'table.csv', ('case',), ('split',))
+    assert read_rows(tmp_path / 'table.csv', ('case',))[0][1]['age'] == '9'

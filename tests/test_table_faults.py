@@ -9,7 +9,7 @@ FAULTS = [  # words of the sentence, contents, columns of numbers, columns of te
     ('line 2: has more cells than columns', b'case,dice\n1,2,3\n', [], []),
     ('line 2: has 1 cells for 2 columns', b'case,dice\n1\n', [], []),
     ('two columns case', b'case,case\n1,2\n', [], []),
-    ('lacks dice', b'case;dice\n', ['dice'], []),
+    ('lacks dice', b'case;dice,seconds\n', ['dice'], []),
     ('lacks case', b'', [], ['case']),
     ('comma-separated UTF-8', 'case\nM\u00fcller\n'.encode('latin-1'), [], [])]
 

@@ -128,7 +128,7 @@ def page() -> str:
                   **{f'saved_{name}': f'{value:.2g}' for name, value in saved.items() if name not in ('gpu_hours',)},
                   saved_gpu_hours=f'{saved["gpu_hours"]:,.0f}')
     for name, value in values.items(): text = text.replace('{{' + name + '}}', str(value))
-    assert '{{' not in text, text[text.index('{{'):][:60]
+    if '{{' in text: raise SystemExit(f'no value for {text[text.index("{{"):][:60]}')
     return text
 
 

@@ -37,7 +37,7 @@ import torch
 from scipy import ndimage
 
 from ..data.files import end_group, file_fingerprint, make_folder, replacing
-from ..method.settings import InputError, checked
+from ..method.settings import InputError, checked, meant
 from ..method.spatial import warp
 
 # %% ../../nbs/compare/31_methods.ipynb #3f0c255f
@@ -95,7 +95,8 @@ def missing(
 def _method(name):
     "An entry of the list."
     if name not in METHODS:
-        raise InputError(f"{name}: no such method; choose one of {', '.join(METHODS)}, or add yours with add_method.")
+        raise InputError(f"{name}: no such method{meant(name, METHODS)}; choose one of {', '.join(METHODS)}, or add "
+                         'yours with add_method.')
     return METHODS[name]
 
 # %% ../../nbs/compare/31_methods.ipynb #8fb1a664
@@ -543,9 +544,9 @@ def register_pair(
 ) -> Registered:  # on the CPU
     "Register a pair, in a process of its own unless the method is our own."
     request, images = _request(method, moving, fixed, spacing, settings, limit, threads)
-    known = {'method': method, 'settings': request['settings'], 'versions': _versions(METHODS[method])}
+    known = {'method': method, 'settings': request['settings'], 'versions': _versions(_method(method))}
     if lacking := missing(method): return Registered(**known, failure=lacking)
-    if METHODS[method].warm_up: return Registered(**known, **_own(request, images, name))
+    if _method(method).warm_up: return Registered(**known, **_own(request, images, name))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         for role, image in zip(('moving', 'fixed'), images, strict=True): np.save(f'{folder}/{role}.npy', image)
         Path(folder, 'request.json').write_text(json.dumps(request), encoding='utf-8')
@@ -663,7 +664,7 @@ def cached(
 ) -> Registered:  # read from the folder, or made and written there
     "Register a pair, unless that was done before."
     request, images = _request(method, moving, fixed, spacing, settings, limit, threads)
-    key = _key(request, images, _versions(METHODS[method]))
+    key = _key(request, images, _versions(_method(method)))
     path = _place(make_folder(Path(folder)), name, key)
     kept = _load(path, key, images[0].shape, limit)
     if kept and not (kept.failure and retry): return kept

@@ -40,7 +40,7 @@ from regpre_nb.data.volumes import (
     save_volume,
     to_ras,
 )
-from ..method.settings import InputError, adding, open_room
+from ..method.settings import InputError, adding, meant, open_room
 
 # %% ../../nbs/data/12_cohorts.ipynb #a04b87db
 class _Pairs:
@@ -500,7 +500,8 @@ def cohort_entry(
 ) -> CohortEntry:
     "What is known of a cohort."
     if name not in cohort_names():
-        raise InputError(f"{name}: no such cohort; choose one of {', '.join(cohort_names())}.")
+        raise InputError(f"{name}: no such cohort{meant(name, cohort_names())}; choose one of "
+                         f"{', '.join(cohort_names())}.")
     return COHORTS[name]
 
 

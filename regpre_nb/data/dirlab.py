@@ -87,7 +87,7 @@ def case_infos(
     "What is known of the cases: the folder's own cases.csv, or else DIR-Lab's table."
     path = root/'cases.csv'
     if not path.is_file(): return DIRLAB
-    rows = [_case_row(row, path) for _, row in read_rows(path, _COLUMNS)]
+    rows = [_case_row(row, path) for _, row in read_rows(path, _COLUMNS, ('target_mm',))]
     table = dict(rows)
     if twice := next((case for case, _ in rows if [k for k, _ in rows].count(case) > 1), None):
         raise InputError(f'{path}: case {twice} stands there twice; delete one of its rows.')

@@ -25,7 +25,7 @@ import pandas as pd
 import psutil
 from filelock import FileLock, Timeout
 
-from ..method.settings import InputError
+from ..method.settings import InputError, meant
 
 # %% ../../nbs/data/10_files.ipynb #c3bd65e1
 def _between_cells(first: str) -> str:
@@ -57,12 +57,16 @@ def _read_cells(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
 def read_rows(
     path: str | Path,  # CSV; its first line names the columns
     columns: Sequence[str] = (),  # must be there; others may
+    optional: Sequence[str] = (),  # mean something if they are there; a name that is nearly one of them is refused
 ) -> list[tuple[int, dict[str, str]]]:  # line number and cells of each row; '' where a row ends early
     "Read a CSV file as text."
     names, rows = _read_cells(Path(path))
     found = [name for name in names if name]
     if lacking := [name for name in columns if name not in found]:
         raise InputError(f"{path}: has the columns {found} and lacks {', '.join(lacking)}; correct its first line.")
+    for name in set(found) - {*columns, *optional}:
+        if near := meant(name, set(optional) - set(found), 0.8):
+            raise InputError(f'{path}: the column {name!r} means nothing{near}; rename or delete it.')
     padded = ((line, cells + ['']*(len(names) - len(cells))) for line, cells in rows)
     return [(line, {name: cell for name, cell in zip(names, cells) if name}) for line, cells in padded]
 

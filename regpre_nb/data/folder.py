@@ -86,7 +86,7 @@ def read_manifest(
 ) -> list[ManifestRow]:  # in the order of the file
     "The cases of a manifest; raise `InputError` at the first row that cannot be used."
     path, lines = Path(path), {}
-    rows = [_row(path, line, cells) for line, cells in read_rows(path, ('case', 'image', 'labels'))]
+    rows = [_row(path, line, cells) for line, cells in read_rows(path, ('case', 'image', 'labels'), ('split',))]
     for row in rows:
         if row.case in lines: raise InputError(f'{row.where}: the case stands there twice; give each its own name.')
         lines[row.case] = row
@@ -125,7 +125,7 @@ def read_structures(
 ) -> tuple[dict[int, str], dict[str, list[str]]]:  # id -> name; group -> names, empty where no group is given
     "The structures that count."
     structures, groups = {}, {}
-    for line, row in read_rows(path, ('id', 'name')):
+    for line, row in read_rows(path, ('id', 'name'), ('group',)):
         number, name = row['id'], row['name']
         if not (number.isascii() and number.isdigit() and 0 < int(number[-11:]) < 2**31 and name):
             raise InputError(f'{path}, line {line}: needs a whole number above 0 and a name; correct it.')

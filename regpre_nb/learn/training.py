@@ -19,6 +19,7 @@ from regpre_nb.method.settings import (
     from_json,
     real,
     regular_file,
+    switched,
     whole,
 )
 
@@ -613,7 +614,7 @@ def _share(run: _Run, loss_function: Callable, make_batch: Callable) -> None:
 def _own_arithmetic(settings: TrainSettings):
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark
     torch.backends.cuda.matmul.allow_tf32 = before[0] or settings.tf32
-    look = settings.graph and os.environ.get('REGPRE_LOOK') != '0'  # for the quickest way of each convolution
+    look = settings.graph and switched('REGPRE_LOOK', True)  # for the quickest way of each convolution
     torch.backends.cudnn.benchmark = before[1] or look
     try:
         yield
@@ -673,7 +674,7 @@ _WARM_UP = 3  # plain steps of a process before it records one
 def _wants_graph(run: _Run) -> bool:
     settings = run.settings
     return (settings.graph and run.device.type == 'cuda' and run.processes == 1
-            and settings.accumulate == 1 and os.environ.get('REGPRE_GRAPH') != '0')
+            and settings.accumulate == 1 and switched('REGPRE_GRAPH', True))
 
 
 def _side_stream(device: torch.device) -> Any:
@@ -1057,7 +1058,7 @@ def replay_step(
 
 def _replay_told(folder: Path, model: nn.Module, loss_function: Callable) -> str | None:
     path = folder / 'bad_step.safetensors'
-    if os.environ.get('REGPRE_REPLAY', '0') == '0' or not path.exists():
+    if not switched('REGPRE_REPLAY', False) or not path.exists():
         return None
     told = replay_step(path, model, loss_function)
     return (f'{path}: step {told["step"]}, taken alone, has the loss {told["loss"]:g}; not finite: '

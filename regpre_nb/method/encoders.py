@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .settings import InputError, check_values, regular_file, whole
+from .settings import InputError, check_values, regular_file, several, whole
 from .swin import MissingPart, encoder
 from .transmorph import SameConv3d
 
@@ -29,9 +29,7 @@ class CNNSettings:
     convolutions: int = 2                         # for each map, the one of stride 2 included
 
     def __post_init__(self):
-        counts = (lambda value: isinstance(value, tuple) and 0 < len(value) <= 16 and all(map(whole(1, 4096)[0], value))
-                  ), 'one to 16 whole numbers from 1 to 4096'
-        check_values(self, {'channels': counts, 'convolutions': whole(1, 64)})
+        check_values(self, {'channels': several(whole(1, 4096)), 'convolutions': whole(1, 64)})
 
 # %% ../../nbs/method/06a_encoders.ipynb #75478e54
 @encoder('cnn', CNNSettings)
@@ -67,7 +65,9 @@ class SwinUNETRSettings:
     patch: int = 2                            # edge of a token, in voxels
 
     def __post_init__(self):
-        check_values(self, {'channels': whole(1, 4096), 'patch': whole(1, 64)})
+        check_values(self, {
+            'channels': whole(1, 4096), 'depths': several(whole(1, 64)), 'heads': several(whole(1, 4096)),
+            'window': several(whole(1, 4096), 3, 3), 'patch': whole(1, 64)})
         if not 0 < len(self.depths) == len(self.heads) <= 4:
             raise InputError(f'SwinUNETRSettings: depths {self.depths} and heads {self.heads} must name the same '
                              'stages, four at most')

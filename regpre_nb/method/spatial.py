@@ -8,7 +8,6 @@ __all__ = ['KERNELS', 'identity_grid', 'offer_kernel', 'compiled', 'warp', 'corn
            'gaussian_weights', 'smooth_field', 'jacobian_determinant']
 
 # %% ../../nbs/method/01_spatial.ipynb #7c5e1c13
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
@@ -20,7 +19,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-from .settings import Preset, checked, open_room
+from .settings import Preset, checked, open_room, switched
 
 # %% ../../nbs/method/01_spatial.ipynb #d374c38a
 @lru_cache(maxsize=8)
@@ -54,7 +53,7 @@ def compiled(name: str,              # of a function that was offered
              *tensors: torch.Tensor, # that it would work on
             ) -> Callable | None:    # the function; None: use PyTorch
     "The compiled kernel of this name for tensors on the CPU in float32 or whole numbers, where Numba is installed."
-    if os.environ.get('REGPRE_FAST') == '0' or torch.compiler.is_compiling() or not _numba_installed(): return None
+    if torch.compiler.is_compiling() or not switched('REGPRE_FAST', True) or not _numba_installed(): return None
     if any(t.device.type != 'cpu' or t.dtype not in _KERNEL_TYPES for t in tensors): return None
     if name not in KERNELS: open_room('regpre_nb.method')
     return KERNELS[name]

@@ -22,7 +22,22 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from .settings import InputError, Preset, adding, beside, checked, from_json, open_room
+from regpre_nb.method.settings import (
+    InputError,
+    Preset,
+    adding,
+    beside,
+    check_values,
+    checked,
+    from_json,
+    look_up,
+    meant,
+    of_type,
+    open_room,
+    real,
+    several,
+    whole,
+)
 
 # %% ../../nbs/method/03_swin.ipynb #4f5c68df
 @checked
@@ -44,16 +59,16 @@ class TransMorphSettings:
     preset: Preset = 'paper'                      # 'released' follows the authors' code
 
     def __post_init__(self):
-        for name in ('channels', 'patch', 'time_steps', 'velocity_stride'):
-            if getattr(self, name) < 1:
-                raise ValueError(f'TransMorphSettings: {name} is {getattr(self, name)}, it must be 1 or more')
-        if not 0 <= self.smoothing < float('inf'):
-            raise ValueError(f'TransMorphSettings: smoothing is {self.smoothing}, it must be 0 or more')
-        if not 0 < len(self.depths) == len(self.heads):
-            raise ValueError(f'TransMorphSettings: depths {self.depths} and heads {self.heads} must name the same '
-                             'stages')
-        if len(self.window) != 3 or min(self.window) < 1:
-            raise ValueError(f'TransMorphSettings: window is {self.window}, it must be three sizes of 1 or more')
+        count = whole(1, 4096)
+        check_values(self, {
+            **dict.fromkeys(('channels', 'patch', 'velocity_stride'), count), 'time_steps': whole(1, 1000),
+            'depths': several(whole(1, 64)), 'heads': several(count), 'window': several(count, 3, 3),
+            'stochastic_depth': real(0, most=1), 'resolution': real(0, above=True), 'squarings': whole(0, 64),
+            'smoothing': real(0), 'recompute': of_type(bool)})
+        if len(self.depths) != len(self.heads):
+            raise InputError(f'TransMorphSettings: depths {self.depths} and heads {self.heads} must name the same '
+                             'stages.')
+
 
 # %% ../../nbs/method/03_swin.ipynb #80dba752
 SETTINGS = {
@@ -70,9 +85,7 @@ def settings_named(name: str,  # a key of `SETTINGS`
                    **changes,  # fields of `TransMorphSettings` to replace
                   ) -> TransMorphSettings:
     "Named settings, with changes."
-    if name not in SETTINGS:
-        raise ValueError(f'settings_named(): unknown name {name!r}; there are {", ".join(SETTINGS)}')
-    return replace(SETTINGS[name], **changes)
+    return replace(look_up(SETTINGS, name, 'network'), **changes)
 
 # %% ../../nbs/method/03_swin.ipynb #fd77e4ed
 class Encoder(Protocol):
@@ -163,10 +176,11 @@ def kind_named(name: str,               # in files of weights
                module: str = '',        # that adds it, as a file of weights says; only named here, never imported
               ) -> Kind:
     "What is known under a name; the pages of this room and installed packages add theirs when it is not known yet."
-    if name not in kinds: open_room('regpre_nb.method')
-    if name in kinds: return kinds[name]
+    if isinstance(name, str) and name not in kinds: open_room('regpre_nb.method')
+    if isinstance(name, str) and name in kinds: return kinds[name]
     where = f'{module}, the module that adds it' if module else 'the module that adds it'
-    raise MissingPart(f'{name!r} is none of {", ".join(kinds)}; import {where}, or name it by --plugin.')
+    raise MissingPart(f'{name!r} is none of {", ".join(kinds)}{meant(name, kinds)}; import {where}, or '
+                      'name it by --plugin.')
 
 
 def build_module(description: dict,       # from `describe_module`

@@ -22,7 +22,7 @@ from ..compare.methods import METHODS, missing
 from ..compare.pairwise import PairwiseSettings
 from ..data.cohorts import COHORTS, Cohort, CohortEntry, load_cohort, subset
 from ..learn.pretrain import ABLATIONS, PRETRAIN
-from ..method.settings import InputError, adding, changed, load_additions
+from ..method.settings import InputError, adding, changed, load_additions, look_up
 from .jobs import Finetune, Initial, Pairwise, Pretrain, Run, Synth, on_data, run_folder, train
 from .profiles import load_profile
 
@@ -50,7 +50,8 @@ def pretraining_run(profile: str,               # a key of `PROFILES`
     p = load_profile(profile, cohort)
     short = variant.replace('w/ ', '').replace('w/o ', 'no ').replace(' ', '-').lower()
     return Pretrain(name=f'pretrain-{short}' + (f'-{100 * length:g}-percent' if length < 1 else ''), profile=profile,
-                    data=cohort.name, network=p.network, task=changed(p.pretraining, VARIANTS[variant]),
+                    data=cohort.name, network=p.network,
+                    task=changed(p.pretraining, look_up(VARIANTS, variant, 'variant')),
                     training=_shortened(p.pretrain_training, length, seed))
 
 # %% ../../nbs/paper/42_studies.ipynb #16c34bd1
@@ -132,7 +133,8 @@ def pairwise_run(profile: str,              # a key of `PROFILES`
     "The run that registers pair by pair, with settings chosen on training pairs."
     p = load_profile(profile, cohort)
     own = {'network': ({},), 'instance': p.instance_grid}
-    task = PairwiseSettings(method, tuple(own.get(method) or METHODS[method].grid[:p.choices]), limit=p.limit)
+    grid = own.get(method) or look_up(METHODS, method, 'method').grid[:p.choices]
+    task = PairwiseSettings(method, tuple(grid), limit=p.limit)
     run = Pairwise(name=method + (f'-{start.name}' if start else ''), profile=profile, data=cohort.name, task=task,
                    start=start, test_pairs=p.test_pairs or _atlas_pairs(cohort),
                    tuned_on=_networks_from(cohort) or '')

@@ -585,6 +585,8 @@ def _options(
     version: Annotated[bool, typer.Option('--version', callback=_print_version, is_eager=True,
                                           help='Print the version.')] = False,
 ) -> None:
+    from regpre_nb.method.settings import check_variables
+    check_variables()
     for name in ('REGPRE_DATA', 'REGPRE_CACHE', 'REGPRE_FIXTURES'):  # what is started may work in another folder
         if value := os.environ.get(name): os.environ[name] = os.path.abspath(os.path.expanduser(value))
 

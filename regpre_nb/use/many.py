@@ -50,7 +50,7 @@ def read_pairs(
 ) -> list[ListedPair]:  # in the order of the file; whether the images are there is not looked at
     "The pairs that a table lists; raises `InputError` for a table that can't be used."
     path, pairs = Path(path), {}
-    for line, row in read_rows(path, ['moving', 'fixed']):
+    for line, row in read_rows(path, ['moving', 'fixed'], ['labels', 'name']):
         if not (row['moving'] and row['fixed']):
             lacking = 'moving' if row['fixed'] else 'fixed'
             raise InputError(f'{path}, line {line}: names no {lacking} image; complete it.')

@@ -19,7 +19,7 @@ from scipy import ndimage
 
 from ..data.volumes import Volume
 from ..method.plots import DIVERGING, FOLDED, look, style
-from ..method.settings import InputError
+from ..method.settings import InputError, look_up
 from .transforms import Warp, jacobian
 
 if TYPE_CHECKING:
@@ -247,7 +247,7 @@ class JacobianMap:
                     index: int,  # of the slice
                    ) -> np.ndarray:  # at its voxels
         "The determinant in one slice, from that slice and its neighbours."
-        axis, first = PLANES[plane], max(index - 1, 0)
+        axis, first = look_up(PLANES, plane, 'plane'), max(index - 1, 0)
         near = np.moveaxis(np.moveaxis(self.moves.data, axis, 0)[first:index + 2], 0, axis)
         return jacobian(Warp(near, self.moves.affine)).data.take(index - first, axis)
 
