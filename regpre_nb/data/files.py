@@ -8,6 +8,7 @@ __all__ = ['read_rows', 'read_table', 'make_folder', 'replacing', 'writing', 'wr
 
 # %% ../../nbs/data/10_files.ipynb #ac6bdad5
 import csv
+import errno
 import hashlib
 import json
 import os
@@ -105,6 +106,15 @@ def make_folder(folder: Path,  # with all folders above it
     return folder
 
 
+_NO_ROOM = errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS  # only what is written meets these
+
+
+def _cannot_write(path: Path, error: OSError) -> InputError:
+    "Why a file cannot be written, in a sentence."
+    return InputError(f'Cannot write {path} ({error.strerror or error}); what was there before is intact: '
+                      'make room or choose another folder, then start the same command again.')
+
+
 @contextmanager
 def replacing(path: Path,  # the file to write; its folder is made
              ) -> Iterator[Path]:
@@ -114,7 +124,11 @@ def replacing(path: Path,  # the file to write; its folder is made
         yield temporary
         with open(temporary, 'rb+') as file: os.fsync(file.fileno())  # before the name: power may fail, too
         os.replace(temporary, path)
-    finally: temporary.unlink(missing_ok=True)
+    except OSError as error:
+        if error.errno in _NO_ROOM: raise _cannot_write(path, error) from error
+        raise
+    finally:
+        with suppress(OSError): temporary.unlink()
 
 # %% ../../nbs/data/10_files.ipynb #04a4dbd9
 @contextmanager
@@ -124,9 +138,7 @@ def writing(path: Path,  # about to be written; its folder is made
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
-    except OSError as error:
-        raise InputError(f'Cannot write {path} ({error.strerror or error}); what was there before is intact: '
-                         'make room or choose another folder, then start the same command again.') from error
+    except OSError as error: raise _cannot_write(path, error) from error
 
 
 def write_bytes(path: Path,      # the file
