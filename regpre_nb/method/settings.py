@@ -133,7 +133,7 @@ def several(
     return (lambda value: isinstance(value, tuple) and least <= len(value) <= most and all(map(holds, value)),
             f'{many} members in a tuple, each {wanted}')
 
-
+# %% ../../nbs/method/00_settings.ipynb #d1836c02
 def odd(
     least: int,  # that is allowed
 ) -> Rule:

@@ -34,14 +34,7 @@ from ..data.processes import Worker
 from ..learn.finetune import FinetuneSettings, cohort_batches, finetune, load_network
 from ..learn.pretrain import PretrainSettings, loss_validation, pretrain, random_batches, random_validation
 from ..learn.scoring import evaluate
-from regpre_nb.learn.training import (
-    LostProcess,
-    TrainSettings,
-    default_device,
-    read_log,
-    read_tensors,
-    run_environment,
-)
+from ..learn.training import LostProcess, TrainSettings, default_device, read_log, read_tensors, run_environment
 from ..method.plots import COLOURS, style
 from ..method.settings import InputError, differing, load_additions
 from ..method.swin import SwinEncoder, TransMorphSettings

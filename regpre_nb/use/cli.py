@@ -647,7 +647,7 @@ def _shown(error):
     lines = re.split(r'\n(?=  )', told if told.endswith('.') or '\n  ' in told else f'{told}.')
     return '\n'.join(''.join(c if c.isprintable() else ascii(c)[1:-1] for c in line) for line in lines)
 
-
+# %% ../../nbs/use/51_cli.ipynb #96ee6e0f
 def main() -> None:
     "Entry point of the `regpre` command."
     _heed_signals()
