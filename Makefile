@@ -30,7 +30,7 @@ export REGPRE_FIXTURES
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check reproduce tables dry-run bench slurm-test gpu-check faults lab docs prepare release canary clean audit mutants determinism fuzz
+.PHONY: help setup test check reproduce tables dry-run bench slurm-test scale-test gpu-check faults lab docs prepare release canary clean audit mutants determinism fuzz
 
 help:
 	@echo 'make setup       the environment: .venv, from constraints.txt'
@@ -43,6 +43,7 @@ help:
 	@echo 'make dry-run     build every run at full size and take one step of it, on made-up files    [PROFILE=paper] [DATA=ixi]'
 	@echo 'make bench       time and memory beside MONAI, neurite and voxelmorph, speed of reading, in results/bench (15 minutes)'
 	@echo 'make slurm-test  the smoke reproduction through a SLURM that the test starts (root, slurm-wlm and munge)'
+	@echo 'make scale-test  two processes for a run, SLURM on this machine, 1,000 pairs, 5,000 volumes (30 minutes)'
 	@echo 'make gpu-check   on one GPU: tests, speed and runs of the profile gpu, in runs/gpu-check   [DATA=hippocampus] [LIMIT=$(LIMIT)]'
 	@echo 'make faults      kills, full disks and other faults in the middle of work, in results/faults (15 minutes)'
 	@echo 'make fuzz        feed readers what a fuzzer makes of bad files, each for SECONDS, in results/faults   [SECONDS=600]'
@@ -124,6 +125,12 @@ bench: .venv/.bench
 .venv/.cluster: .venv/.ready
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[cluster]' -c constraints.txt
 	@touch .venv/.cluster
+
+# SLURM is left out, with a reason, where it is not installed.
+scale-test: slurm-test
+	@$(RUN)/python -m pytest -n 0 tests/scale_ranks.py
+	@$(RUN)/python benchmarks/many_pairs.py
+	@$(RUN)/python benchmarks/large_cohort.py
 
 slurm-test: .venv/.cluster
 	@REGPRE_SLURM_TEST=1 $(RUN)/python -m pytest -n 0 -rs tests/slurm

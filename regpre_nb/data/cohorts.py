@@ -192,8 +192,8 @@ def _stored_path(cohort: Cohort, case: str) -> Path:
 
 
 def _read_stored(path: Path, shape: tuple[int, int, int]) -> np.ndarray | None:
-    "An image as it was kept; None where there is none, or a damaged one."
-    try: image = np.load(path)
+    "An image as it was kept, mapped from its file; None where there is none, or a damaged one."
+    try: image = np.load(path, mmap_mode='c')  # processes share its memory; a change stays with who makes it
     except (OSError, ValueError, EOFError): return None
     return image if (image.dtype, image.shape) == (np.float32, shape) else None
 

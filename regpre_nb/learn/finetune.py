@@ -94,6 +94,18 @@ def _flip_axes(flips, generator):
     return [axis for axis in (2, 3, 4) if flips == 'each' and _draw(2, generator)]
 
 # %% ../../nbs/learn/23_finetune.ipynb #d8a81e77
+def _stores(cohort, store):
+    "Whether images that are not kept in memory are kept in the cache folder once they are read."
+    return bool(store and cohort.made_from and cohort.from_files and not cohort.keep)
+
+
+def _tell_of_store(cohort, cases):
+    "Say that images are kept on disk, and where."
+    size = 4 * math.prod(cohort.shape) * len(cases)
+    print(f'{cohort.name}: {len(cases)} images are too large for memory; as they are read, {size / 1e9:.1f} GB '
+          f'are kept in {cache_folder() / "images"}, which can be deleted at any time', file=sys.stderr)
+
+
 class _Volumes:
     "Images or label maps for a device other than the CPU: all are kept there if they fit, else a thread reads ahead."
     def __init__(self, cohort, cases, device, room=None, store=True, what='image'):
@@ -101,11 +113,8 @@ class _Volumes:
         self.cohort, self.device, self.what, self.kept, self.coming = cohort, device, what, {}, {}
         size = 4 * math.prod(cohort.shape) * len(cases)
         self.fit = size <= (device_room(device) if room is None else room)
-        images = what == 'image' and cohort.made_from and cohort.from_files
-        self.stored = bool(store and images and not self.fit and not cohort.keep)
-        if self.stored:
-            print(f'{cohort.name}: {len(cases)} images are too large for memory; as they are read, {size / 1e9:.1f} GB '
-                  f'are kept in {cache_folder() / "images"}, which can be deleted at any time', file=sys.stderr)
+        self.stored = what == 'image' and not self.fit and _stores(cohort, store)
+        if self.stored: _tell_of_store(cohort, cases)
         self.reader = ThreadPoolExecutor(1, what)
 
     def _read(self, case):
@@ -166,8 +175,14 @@ class _Pairs(_Choice):
 
     def from_cohort(self, numbers, generator):
         "Pairs on the CPU."
-        return [self.make(self.choose(number, generator), lambda what, case: getattr(self.cohort, what)(case)[None])
-                for number in numbers]
+        stored = _stores(self.cohort, self.store)
+        if stored and self.last is None: _tell_of_store(self.cohort, self.cases)
+        self.last = numbers[0]
+
+        def volume(what, case):
+            kept = stored and what == 'image'
+            return (stored_image(self.cohort, case) if kept else getattr(self.cohort, what)(case))[None]
+        return [self.make(self.choose(number, generator), volume) for number in numbers]
 
     def from_store(self, numbers, device):
         "Pairs on another device; drawn on the CPU, so that the device is not waited for."

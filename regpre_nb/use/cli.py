@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'data_app', 'ProfileOption', 'DataOption', 'SeedOption', 'RootOption', 'NameArgument', 'KeepOption',
-           'reproduce', 'store', 'status', 'runs', 'dry_run', 'train_one', 'study_page', 'tables', 'list_data',
-           'download', 'hippocampus', 'phantom', 'check_files', 'convert_files', 'main']
+           'reproduce', 'store', 'status', 'runs', 'plan_bill', 'dry_run', 'train_one', 'study_page', 'tables',
+           'list_data', 'download', 'hippocampus', 'phantom', 'check_files', 'convert_files', 'main']
 
 # %% ../../nbs/use/51_cli.ipynb #9823a334
 import json
@@ -354,6 +354,72 @@ def runs(
     steps, unknown = sum(run.steps for run in found), len(times) - len(known)
     typer.echo(f'{len(found)} runs, {steps} steps' + f', {total.format(sum(known))}' * bool(known)
                + f'; nothing tells yet how long {unknown} of them take (?)' * bool(unknown), err=True)
+
+# %% ../../nbs/use/51_cli.ipynb #ed9d7005
+def _hours(told):
+    "Hours of '36h' or '3d'; None for ''."
+    from regpre_nb.method.settings import InputError
+    if not told: return None
+    if not (found := re.fullmatch(r'(\d{1,5}(?:\.\d{1,3})?)([hd])', told)):
+        raise InputError(f'--deadline {told}: is not a time such as 36h or 3d; correct it.')
+    return float(found[1])*(24 if found[2] == 'd' else 1)
+
+
+def _rates(runs, profile, cohort, gpus, quick):
+    "What is known of this machine: measured earlier, or now; None where the table is to be taken."
+    from regpre_nb.learn.training import default_device
+    from regpre_nb.paper.rates import keep_rates, kept_rates, measure_rates
+    if quick: return None
+    if gpus and default_device().type == 'cpu':
+        typer.echo('There is no GPU here to be measured; the rates are those of the table, of one H100.', err=True)
+        return None
+    if kept := kept_rates(profile, cohort): return kept
+    typer.echo(f'Measuring for two minutes on {default_device()}; this is kept.', err=True)
+    rates = measure_rates(runs, cohort, tell=lambda line: typer.echo(line, err=True))
+    keep_rates(rates, profile, cohort)
+    return rates
+
+
+def _told_bill(bill, deadline, needed):
+    "The bill in lines."
+    from regpre_nb.use.life import in_words
+    yield f'{bill.runs} runs, {bill.gpu_hours:,.1f} GPU hours and {bill.core_hours:,.1f} core hours'
+    yield (f'{in_words(3600*bill.hours)} on {_count(bill.gpus, "GPU")} and {_count(bill.cores, "core")}; '
+           f'the longest chain of runs takes {in_words(3600*bill.least_hours)}')
+    yield f'{bill.disk_gb:,.1f} GB of disk while they are trained; memory for the largest run: {bill.memory_gb:.1f} GB'
+    if bill.price is not None: yield f'{bill.price:,.2f} for the GPU hours'
+    if not deadline: return
+    more = 'no number of GPUs is enough' if needed is None else f'it takes {_count(needed, "GPU")}'
+    yield f'within {in_words(3600*deadline)}: {"yes" if bill.hours <= deadline else f"no, {more}"}'
+
+# %% ../../nbs/use/51_cli.ipynb #2d2a3757
+@app.command('plan')
+def plan_bill(
+    profile: ProfileOption = 'paper',
+    data: DataOption = 'ixi',
+    seed: SeedOption = 0,
+    root: RootOption = Path('.'),
+    gpus: Annotated[int, typer.Option(min=0, help='GPUs, each for a run at a time; 0: none.')] = 1,
+    cores: Annotated[int, typer.Option(min=0, help='Cores, each for a run that needs no GPU; 0: those here.')] = 0,
+    deadline: Annotated[str, typer.Option(help='When all must be done: 36h, 3d.')] = '',
+    price: Annotated[float | None, typer.Option(min=0, help='Of a GPU hour.')] = None,
+    quick: Annotated[bool, typer.Option('--quick', help='Measure nothing; take the rates of a table.')] = False,
+    as_json: Annotated[bool, typer.Option('--json', help='Print the sum and all runs as JSON.')] = False,
+) -> None:
+    "Say what the runs that are not done will take: hours, disk, memory, money, and whether it ends in time."
+    from regpre_nb.paper.bill import bill, gpus_needed, schedule
+    from regpre_nb.paper.costs import cost
+    from regpre_nb.paper.studies import all_runs, is_made
+    hours, cohort, cores = _hours(deadline), _cohort_or_plan(data), cores or os.cpu_count() or 1
+    left = [run for run in all_runs(profile, cohort, seed) if not is_made(run, root)]
+    rates = _rates(left, profile, cohort, gpus, quick)
+    costs = {run.key: cost(run, cohort, gpus > 0, rates) for run in left}
+    total, needed = bill(left, costs, gpus, cores, price), hours and gpus_needed(left, costs, cores, hours)
+    if as_json:
+        slots = [slot._asdict() | asdict(costs[slot.key]) for slot in schedule(left, costs, gpus, cores)]
+        return typer.echo(json.dumps({'sum': asdict(total), 'gpus_needed': needed, 'runs': slots}))
+    for line in _told_bill(total, hours, needed): typer.echo(line)
+
 
 # %% ../../nbs/use/51_cli.ipynb #5a875e93
 @app.command('dry-run')
