@@ -45,7 +45,7 @@ help:
 	@echo 'make slurm-test  the smoke reproduction through a SLURM that the test starts (root, slurm-wlm and munge)'
 	@echo 'make scale-test  two processes for a run, SLURM on this machine, 1,000 pairs, 5,000 volumes (30 minutes)'
 	@echo 'make gpu-check   on one GPU: tests, speed and runs of the profile gpu, in runs/gpu-check   [DATA=hippocampus] [LIMIT=$(LIMIT)]'
-	@echo 'make faults      kills, full disks and other faults in the middle of work, in results/faults (15 minutes)'
+	@echo 'make faults      kills and other faults in the middle of work, bad and hostile files, in results/faults (15 minutes)'
 	@echo 'make fuzz        feed readers what a fuzzer makes of bad files, each for SECONDS, in results/faults   [SECONDS=600]'
 	@echo 'make lab         the notebooks in JupyterLab; a tour is open'
 	@echo 'make docs        the site, in _docs/html'
@@ -141,7 +141,8 @@ gpu-check: setup
 		--data $(if $(filter file,$(origin DATA)),hippocampus,$(DATA))
 
 faults: setup
-	@$(RUN)/python tools/faults.py
+	@$(RUN)/python tools/faults.py; faults=$$?; \
+		$(RUN)/python tests/corpus.py && $(RUN)/python tools/robustness.py && exit $$faults
 
 # atheris is not needed for anything else, and there is none but for Linux.
 .venv/.fuzz: .venv/.ready

@@ -50,7 +50,7 @@ def test_hostile_pickle(pickles, kind, name, tmp_path):
     assert not canary.exists() and most < 20_000_000
 
 
-def test_hostile_archives(tmp_path):
+def test_hostile_archives(tmp_path, record_property):
     "One sentence each, and nothing is written, neither there nor elsewhere."
     archives, target = hostile.archives(tmp_path), tmp_path / 'inner' / 'target'
     before = sorted(tmp_path.rglob('*'))
@@ -59,6 +59,7 @@ def test_hostile_archives(tmp_path):
         assert said.startswith(f'{path}: ') and '\n' not in said and len(said) < 400, (label, said)
         assert sorted(tmp_path.rglob('*')) == before, label
     assert len(archives) > 70
+    record_property('files', len(archives))
 
 
 # Names and outputs on pages
@@ -208,7 +209,7 @@ def test_weights_import_nothing(tmp_path):
 
 
 @pytest.mark.parametrize('name', [each for kind, each in PICKLES if kind == 'names'])
-def test_hostile_checkpoints(pickles, name, tmp_path):
+def test_hostile_checkpoints(pickles, name, tmp_path, record_property):
     "A pickle where the authors' checkpoint is expected is refused as well, plain and in PyTorch's archive."
     (contents, canary), path = pickles, tmp_path / 'TransMorph.pth.tar'
     path.write_bytes(contents['names'][name])
@@ -217,6 +218,7 @@ def test_hostile_checkpoints(pickles, name, tmp_path):
         for part, content in {'data.pkl': contents['names'][name], 'version': b'3', 'byteorder': b'little'}.items():
             archive.writestr(f'archive/{part}', content)
     assert 'more than tensors' in sentence_of(load_authors_checkpoint, None, path) and not canary.exists()
+    record_property('files', 2)
 
 
 def test_promises_name_their_tests():
