@@ -1,4 +1,4 @@
-"""What was tried to break this package and what came of it, from the tables in results/faults: the end of `make faults`.
+"""What was tried to break this package and what came of it, from the tables in results/faults: ends `make faults`.
 
     python tools/robustness.py             try the hostile files once more, write hostile.csv, and print the sums
     python tools/robustness.py --stored    print the sums alone
