@@ -79,7 +79,8 @@ def known(project):
 def ages(*paths):
     "When each file below the paths was last written; locks and what nothing depends on left out."
     files = [file for path in paths for file in path.rglob('*')
-             if file.is_file() and not file.name.startswith('.') and file.name != 'snakemake.txt']
+             if file.is_file() and not file.name.startswith('.') and file.name != 'snakemake.txt'
+             and file.parent.name != '.workers']
     return {str(file): file.stat().st_mtime_ns for file in files}
 
 

@@ -110,7 +110,8 @@ class Interrupting:
 def test_interrupted_while_validating(whole, tmp_path, capsys):
     "The last step is saved, and the validation that was broken off is made when the run goes on."
     validating = Interrupting()
-    with pytest.raises(KeyboardInterrupt): train(tmp_path, validate=validating)
+    with patched_signal(signal.SIGINT, signal.default_int_handler), pytest.raises(KeyboardInterrupt):
+        train(tmp_path, validate=validating)
     told = capsys.readouterr().err
     assert f'stopped after step 40 of 40, which is saved in {tmp_path}; the same call goes on from there' in told
     assert read_log(tmp_path / 'validation.jsonl')['step'].tolist() == [20]

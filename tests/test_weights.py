@@ -47,8 +47,8 @@ def cut_short(folder):
 @pytest.mark.parametrize('spoil, said', [
     (lambda folder: (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:1000]), 'cut short'),
     (lambda folder: (folder / WEIGHTS).write_bytes(b'PK'), 'cut short'),
-    (lambda folder: (folder / CONFIG).write_text('not JSON'), 'is not the JSON'),
-    (lambda folder: (folder / CONFIG).write_text('['), 'is not the JSON'),
+    (lambda folder: (folder / CONFIG).write_text('not JSON'), 'cannot be read as JSON'),
+    (lambda folder: (folder / CONFIG).write_text('['), 'cannot be read as JSON'),
     (lambda folder: (folder / CONFIG).write_text('[]'), 'is not the JSON'),
     (cut_short, 'is damaged'),
     (lambda folder: (folder / WEIGHTS).unlink(), 'no weights'),

@@ -101,7 +101,7 @@ def alive(child: int) -> bool:
 
 def said(root: Path) -> str:
     "What a child wrote to standard error."
-    return root.with_suffix('.stderr').read_text(errors='replace').replace('\r', '\n')
+    return root.with_suffix('.stderr').read_text(encoding='utf-8', errors='replace').replace('\r', '\n')
 
 
 def regpre(*arguments: str) -> Callable:
@@ -188,13 +188,13 @@ def _keys(root: Path) -> None:
     fine = next(run for run in runs if isinstance(run, Finetune) and run.start)
     optimised = next(run for run in runs if isinstance(run, Pairwise) and run.task.method == 'instance')
     assert isinstance(fine.start, Pretrain)
-    (root / 'keys.json').write_text(json.dumps([fine.start.key, fine.key, optimised.key]))
+    (root / 'keys.json').write_text(json.dumps([fine.start.key, fine.key, optimised.key]), encoding='utf-8')
 
 
 def works(root: Path) -> list[Work]:
     "Every kind of work but a reproduction; `root` holds data."
     assert ended(start(_keys, root)) == 0, said(root)
-    pretraining, fine, optimised = json.loads((root / 'keys.json').read_text())
+    pretraining, fine, optimised = json.loads((root / 'keys.json').read_text(encoding='utf-8'))
     (root / 'keys.json').unlink()
     return [
         Work('pretraining', regpre('train', pretraining, *ASKED), kills=8),
@@ -255,7 +255,7 @@ def _lines(path: Path) -> str:
 
 READERS = {'.safetensors': _tensors, '.csv': _table, '.npz': _arrays, '.gz': _volume, '.nii': _volume, '.jsonl': _lines,
            '.npy': lambda path: sha256(np.load(path).tobytes()).hexdigest(),
-           '.json': lambda path: str(json.loads(path.read_text()) and ''), '.ipynb': _whole_text('}'),
+           '.json': lambda path: str(json.loads(path.read_text(encoding='utf-8')) and ''), '.ipynb': _whole_text('}'),
            '.html': _whole_text('</html>'), '.md': _whole_text('')}
 OWN = 'cost.csv', 'tuning.csv'  # hold times
 PASSING = 'failed.txt', 'output.txt', 'bad_step.json', 'bad_step.safetensors'
@@ -286,7 +286,8 @@ def _settled(root: Path) -> Iterator[Path]:
         if parts[0] in ('published', 'out') or path.name in PASSING: continue
         if parts[0] == 'runs' and len(parts) == 4 and not (path.parent / 'run.json').exists():
             with suppress(OSError, ValueError):
-                if path.name in json.loads((path.parent / 'made_from.json').read_text()).get('weights', {}): yield path
+                noted = json.loads((path.parent / 'made_from.json').read_text(encoding='utf-8'))
+                if path.name in noted.get('weights', {}): yield path
             continue
         yield path
 
@@ -359,7 +360,7 @@ def _counting(root: Path) -> Callable:
 
         def counted(*names):
             original(*names)
-            with open(root.with_suffix('.writes'), 'a') as file: file.write('.')
+            with open(root.with_suffix('.writes'), 'a', encoding='utf-8') as file: file.write('.')
         os.replace = counted
     return before
 
@@ -652,7 +653,7 @@ def _every_run(root: Path) -> None:
 def _reproduce(root: Path) -> subprocess.Popen:
     "Start the installed command."
     command = [str(Path(sys.executable).parent / 'regpre'), 'reproduce', '--profile', 'smoke', '--data', 'folder']
-    with open(root.with_suffix('.stderr'), 'w') as file:
+    with open(root.with_suffix('.stderr'), 'w', encoding='utf-8') as file:
         return subprocess.Popen(command, cwd=root, env=os.environ | variables(root), stdout=subprocess.DEVNULL,
                                 stderr=file, start_new_session=True)
 
@@ -718,7 +719,7 @@ def show(tallies: list[Tally]) -> None:
 
 def write(tallies: list[Tally], path: Path) -> None:
     "Write the table."
-    with replacing(path) as temporary, open(temporary, 'w', newline='') as file:
+    with replacing(path) as temporary, open(temporary, 'w', newline='', encoding='utf-8') as file:
         csv.writer(file).writerows([SHOWN, *([getattr(tally, name) for name in SHOWN] for tally in tallies)])
 
 

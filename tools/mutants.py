@@ -222,14 +222,14 @@ def forked(function, *arguments, limit: int = LIMIT):
     if not child:
         signal.alarm(limit)
         os.close(reading)
-        quiet = open(os.devnull, 'w')
+        quiet = open(os.devnull, 'w', encoding='utf-8')
         os.dup2(quiet.fileno(), 1), os.dup2(quiet.fileno(), 2)
         try:
             with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()): told = function(*arguments)
             os.write(writing, json.dumps(told).encode())
         finally: os._exit(0)
     os.close(writing)
-    with os.fdopen(reading) as pipe: told = pipe.read()
+    with os.fdopen(reading, encoding='utf-8') as pipe: told = pipe.read()
     _, status = os.waitpid(child, 0)
     return json.loads(told) if told else 'time' if os.WTERMSIG(status) == signal.SIGALRM else 'death'
 
@@ -255,7 +255,7 @@ def imported(names: list[str]) -> None:
 def prepare(subject: Subject, known: Path, most: float = 0.5) -> tuple[str, ...]:
     "Import what the tests need; the cells that take long, or fail for want of such a one, are left out."
     if known.exists():
-        names, left_out = json.loads(known.read_text())
+        names, left_out = json.loads(known.read_text(encoding='utf-8'))
         imported(names)
         return tuple(left_out)
     names, times = forked(warmed, subject, limit=600)
@@ -264,7 +264,7 @@ def prepare(subject: Subject, known: Path, most: float = 0.5) -> tuple[str, ...]
     while slow := tuple(name for name, seconds in forked(warmed, subject, left_out, limit=600)[1].items()
                         if seconds > most): left_out += slow
     known.parent.mkdir(parents=True, exist_ok=True)
-    known.write_text(json.dumps([names, left_out]))
+    known.write_text(json.dumps([names, left_out]), encoding='utf-8')
     return left_out
 
 
@@ -279,7 +279,7 @@ def listed(subject: Subject) -> list[dict]:
 def run(name: str, most: int, again: bool, until: float) -> None:
     "Try changes of a module, drawn from a fixed seed, until all are done or time is over."
     subject, path = SUBJECTS[name], WORK / f'{name}.jsonl'
-    known = {json.dumps(row['what']): row for row in map(json.loads, path.read_text().splitlines())} \
+    known = {json.dumps(row['what']): row for row in map(json.loads, path.read_text(encoding='utf-8').splitlines())} \
         if path.exists() else {}
     tree = ast.parse(Path(importlib.util.find_spec(subject.module).origin).read_text(encoding='utf-8'))
     wanted = {json.dumps(what) for what in drawn(listed(subject), most)}
@@ -291,7 +291,7 @@ def run(name: str, most: int, again: bool, until: float) -> None:
         if json.dumps(what) not in wanted - done: continue
         if time.monotonic() > until: return
         by = forked(noticed, subject, code(), left_out)
-        with open(path, 'a') as file: file.write(json.dumps({'what': what, 'by': by}) + '\n')
+        with open(path, 'a', encoding='utf-8') as file: file.write(json.dumps({'what': what, 'by': by}) + '\n')
 
 
 def drawn(changes: list[dict], most: int) -> list[dict]:
@@ -322,7 +322,7 @@ def write() -> None:
     for name, subject in SUBJECTS.items():
         if not (path := WORK / f'{name}.jsonl').exists(): continue
         current = {json.dumps(what) for what in listed(subject)}
-        rows = {json.dumps(row['what']): row for row in map(json.loads, path.read_text().splitlines())}
+        rows = {json.dumps(row['what']): row for row in map(json.loads, path.read_text(encoding='utf-8').splitlines())}
         rows = [row for key, row in rows.items() if key in current]
         alive = [row['what'] for row in rows if not row['by']]
         counts.append({'module': name, 'possible': len(current), 'mutants': len(rows), 'killed': len(rows) - len(alive),

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TrainSettings', 'polynomial_decay', 'make_optimiser', 'step_generator', 'share_generator', 'read_tensors',
            'save_weights', 'read_metadata', 'load_weights', 'load_described', 'read_log', 'default_device',
-           'device_room', 'run_environment', 'MeanOfPairs', 'replay_step', 'FitResult', 'LostProcess', 'fit',
-           'save_together']
+           'every_device', 'device_room', 'run_environment', 'MeanOfPairs', 'replay_step', 'FitResult', 'LostProcess',
+           'fit', 'save_together']
 
 # %% ../../nbs/learn/20_training.ipynb #2099dcea
 # Before accelerate: it keeps tqdm.auto from asking for ipywidgets.
@@ -309,6 +309,13 @@ def default_device() -> torch.device:
     return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device('cpu')
 
 
+def every_device() -> list[torch.device]:
+    "All accelerators of this machine where the default device is one of them, else its CPU alone."
+    kind = default_device().type
+    return [torch.device(kind, i) for i in range(torch.accelerator.device_count())] if kind != 'cpu' else \
+        [default_device()]
+
+
 def device_room(
     device: torch.device,  # any
 ) -> int:  # bytes
@@ -452,7 +459,8 @@ def _advice(run: _Run) -> str:
 
 # %% ../../nbs/learn/20_training.ipynb #e243e51d
 def _check_record(record: dict, path: Path) -> None:
-    kinds = {'step': int, 'seconds': (int, float), 'best_score': (int, float, NoneType), 'settings': dict}
+    kinds = {'step': int, 'seconds': (int, float), 'best_score': (int, float, NoneType), 'settings': dict,
+             'processes': int}
     if not all(name in record and isinstance(record[name], kind) for name, kind in kinds.items()):
         raise InputError(f'{path} is not a checkpoint of a run: choose another folder, or delete the file.')
 

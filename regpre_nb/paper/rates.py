@@ -89,7 +89,7 @@ def time_pairwise(
     run = replace(run, task=replace(run.task, grid=run.task.grid[:1]), start=None, learned='', test_pairs=1)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         run.score(Workplace(cohort, Path(folder), Path(folder), None, False))
-        costs = [json.loads(path.read_text())['seconds'] for path in Path(folder).glob('pairs/*.json')]
+        costs = [json.loads(path.read_text(encoding='utf-8'))['seconds'] for path in Path(folder).glob('pairs/*.json')]
     return costs[0]
 
 # %% ../../nbs/paper/42c_rates.ipynb #5dd98137

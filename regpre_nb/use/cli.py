@@ -116,7 +116,7 @@ def _calls(root, options):
 def _make_all(plan, workers, limits, guard=nullcontext(bool), gpus=1):
     "Take back what does not hold, clear what a killed Snakemake left, make what is missing; whether all went well."
     from regpre_nb.data.files import make_folder
-    from regpre_nb.use.life import claim, forget_failures, group, known_pace, study_log, take_back, watch
+    from regpre_nb.use.life import claim, forget_failures, known_pace, process_group, study_log, take_back, watch
     config = ['--config', f'profile={plan.profile}', f'data={plan.cohort.name}', f'seed={plan.seed}', f'gpus={gpus}']
     log = make_folder(study_log('', plan.results).parent) / 'snakemake.txt'
     make_folder(plan.root / 'results')
@@ -127,7 +127,7 @@ def _make_all(plan, workers, limits, guard=nullcontext(bool), gpus=1):
         again = True
         while again:
             for arguments in _calls(plan.root, [*limits, *config]):
-                with group(*_start(plan.root, arguments), log) as process:
+                with process_group(*_start(plan.root, arguments), log) as process:
                     again = watch(process, plan, earlier, workers, news, state, 2 if sys.stderr.isatty() else 60,
                                   stranded)
             if again: news('Snakemake waited for jobs that the cluster no longer has; it begins again.')
@@ -135,7 +135,7 @@ def _make_all(plan, workers, limits, guard=nullcontext(bool), gpus=1):
 
 
 def _start(root, arguments):
-    "What `group` needs to start Snakemake."
+    "What `process_group` needs to start Snakemake."
     command, environment = _snakemake(*arguments)
     return command, root, environment
 

@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from ..data.files import file_fingerprint, file_name, make_folder, read_rows, replacing, write_json
 from ..data.processes import side_by_side
-from ..learn.training import default_device
+from ..learn.training import default_device, every_device
 from ..learn.weights import find_weights
 from ..method.settings import InputError
 from .register import register
@@ -146,9 +146,9 @@ def _prepare(folder: Path, seed: int, options: Mapping,
 
 def _crew(workers: int, device: str | None, threads: int) -> list[tuple[str | None, int]]:
     "Device and threads of each process."
-    if device is None and default_device().type == 'cuda':
-        devices = [f'cuda:{i}' for i in range(torch.cuda.device_count())]
-        return [(devices[i % len(devices)], threads or 1) for i in range(workers or len(devices))]
+    if device is None and default_device().type != 'cpu':
+        devices = every_device()
+        return [(str(devices[i % len(devices)]), threads or 1) for i in range(workers or len(devices))]
     count = workers or (len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1)
     return [(device, threads or 1)]*count
 
