@@ -93,7 +93,7 @@ def _flip_axes(flips, generator):
     if flips == 'one': return [2 + _draw(3, generator)]
     return [axis for axis in (2, 3, 4) if flips == 'each' and _draw(2, generator)]
 
-# %% ../../nbs/learn/23_finetune.ipynb #d8a81e77
+# %% ../../nbs/learn/23_finetune.ipynb #054ff0b4
 def _stores(cohort, store):
     "Whether images that are not kept in memory are kept in the cache folder once they are read."
     return bool(store and cohort.made_from and cohort.from_files and not cohort.keep)
@@ -105,7 +105,7 @@ def _tell_of_store(cohort, cases):
     print(f'{cohort.name}: {len(cases)} images are too large for memory; as they are read, {size / 1e9:.1f} GB '
           f'are kept in {cache_folder() / "images"}, which can be deleted at any time', file=sys.stderr)
 
-
+# %% ../../nbs/learn/23_finetune.ipynb #d8a81e77
 class _Volumes:
     "Images or label maps for a device other than the CPU: all are kept there if they fit, else a thread reads ahead."
     def __init__(self, cohort, cases, device, room=None, store=True, what='image'):
