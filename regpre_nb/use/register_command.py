@@ -164,18 +164,18 @@ def _register_listed(table, folder, part, workers, quiet, **options):
     from tqdm import tqdm
 
     from regpre_nb.use.many import read_pairs, register_pairs
-    pairs, new = read_pairs(table), 0
+    pairs, new, lost = read_pairs(table), 0, 0
     with tqdm(unit='pair', disable=quiet or not sys.stderr.isatty()) as bar:
         def tell(name, reason, left):
-            nonlocal new
-            new += not reason
+            nonlocal new, lost
+            new, lost = new + (not reason), lost + bool(reason)
             bar.total = bar.n + 1 + left
             bar.update()
             if reason: tqdm.write(f'{name}: {reason}', file=sys.stderr)
         done, failed = register_pairs(pairs, folder, _part(part), workers, tell=tell, **options)
     if not quiet: typer.echo(f'{folder}: {done} of {len(pairs)} pairs have a result, {new} of them new; {failed} failed'
                              + f', see {folder/"failed.csv"}'*(failed > 0))
-    if failed: raise typer.Exit(1)
+    if lost: raise typer.Exit(1)  # of this part; another one answers for its own
 
 # %% ../../nbs/use/50i_register_command.ipynb #c1f4d225
 def _check_call(pairs, moving, fixed, part, workers, given):
