@@ -689,8 +689,9 @@ _GOES_ON = 'reproduce', 'train', 'study', 'tables', 'pretrain', 'finetune', 'dat
 
 def _how_to_go_on():
     "What to do after a command was interrupted."
-    command, resumes = shlex.join(['regpre', *sys.argv[1:]]), sys.argv[1:2] and sys.argv[1] in _GOES_ON
-    return f'Stopped; the same command {"goes on where it stopped" if resumes else "begins again"}: {command}'
+    resumes = sys.argv[1:2] and (sys.argv[1] in _GOES_ON or '--pairs' in sys.argv)
+    outcome = 'goes on where it stopped' if resumes else 'begins again'
+    return f'Stopped; the same command {outcome}: {shlex.join(["regpre", *sys.argv[1:]])}'
 
 
 _SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP') if hasattr(signal, name)]

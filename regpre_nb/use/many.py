@@ -11,10 +11,11 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from ..data.processes import side_by_side
 from ..learn.training import default_device, every_device
 from ..learn.weights import find_weights
 from ..method.settings import InputError
-from .register import register
+from .life import held as is_held
+from .register import check_options, register
 from .warp_commands import applied, read_volume, write_results
 
 # %% ../../nbs/use/50h_many.ipynb #5fa1060d
@@ -45,22 +47,43 @@ def _stem(path):
     return Path(path).name.removesuffix('.gz').removesuffix('.nii')
 
 
+_TABLES = 'results.csv', 'failed.csv'
+
+
+def _name_of(row: Mapping, where: str) -> str:
+    "The name of a pair; raises `InputError` for one that no folder can have."
+    name = row.get('name') or f"{_stem(row['moving'])}-to-{_stem(row['fixed'])}"
+    if len(os.fsencode(file_name(name))) > 200:  # a file system takes 255, and some are put before it
+        raise InputError(f'{where}: its name has more than 200 letters; give it a short one in a column `name`.')
+    if not name.isprintable() or name.casefold() in _TABLES:
+        raise InputError(f'{where}: its name {ascii(name)} cannot be that of a folder here; give it another one in a '
+                         'column `name`.')
+    return name
+
+
+# %% ../../nbs/use/50h_many.ipynb #fbf630f4
 def read_pairs(
-    path: str | Path,  # CSV with the columns moving and fixed; labels and name, if you like
+    path: str | Path,  # CSV with the columns moving and fixed; labels and name, if you like; no others
 ) -> list[ListedPair]:  # in the order of the file; whether the images are there is not looked at
     "The pairs that a table lists; raises `InputError` for a table that can't be used."
-    path, pairs = Path(path), {}
+    path, pairs, lines = Path(path), {}, {}
     for line, row in read_rows(path, ['moving', 'fixed'], ['labels', 'name']):
+        where = f'{path}, line {line}'
+        if others := [name for name in row if name not in ('moving', 'fixed', 'labels', 'name')]:
+            raise InputError(f'{path}: the column {others[0]} means nothing here; there are moving, fixed, labels and '
+                             'name. Correct its name or delete it.')
         if not (row['moving'] and row['fixed']):
             lacking = 'moving' if row['fixed'] else 'fixed'
-            raise InputError(f'{path}, line {line}: names no {lacking} image; complete it.')
+            raise InputError(f'{where}: names no {lacking} image; complete it.')
         places = {role: path.parent/row[role] for role in ('moving', 'fixed', 'labels') if row.get(role)}
-        name = row.get('name') or f"{_stem(row['moving'])}-to-{_stem(row['fixed'])}"
-        if name.casefold() in pairs:  # as some file systems see it
-            raise InputError(f'{path}, line {line}: a second pair {name}; tell them apart in a column `name`.')
-        pairs[name.casefold()] = ListedPair(name, **places)
+        name = _name_of(row, where)
+        if (known := name.casefold()) in pairs:  # as some file systems see it
+            raise InputError(f'{where}: its pair is called {name}, and so is that of line {lines[known]}; tell them '
+                             'apart, not by capitals alone, in a column `name`.')
+        pairs[known], lines[known] = ListedPair(name, **places), line
     if not pairs: raise InputError(f'{path}: lists no pair; write one in each line.')
     return list(pairs.values())
+
 
 # %% ../../nbs/use/50h_many.ipynb #3a2c2a76
 def _made_from(pair: ListedPair, options: Mapping) -> str:
@@ -77,14 +100,40 @@ def _outputs(pair: ListedPair) -> tuple[str, ...]:
     return ('warped.nii.gz', 'warp.nii.gz', *(['labels.nii.gz'] if pair.labels else []))
 
 
-def _holds(pair: ListedPair, folder: Path, options: Mapping) -> bool:
-    "Whether the result of a pair is there, and made from what there is now."
-    place = folder/file_name(pair.name)
+def _record(place: Path) -> dict:
+    "What was written beside a result; nothing where there is none, or a damaged one."
     try: record = json.loads((place/'record.json').read_text(encoding='utf-8'))
-    except (OSError, ValueError): return False
-    if not all((place/name).is_file() for name in _outputs(pair)): return False
-    try: return record.get('made_from') == _made_from(pair, options)
+    except (OSError, ValueError): return {}
+    return record if isinstance(record, dict) and {'made_from', 'files', 'metrics'} <= {*record} else {}
+
+
+def _sizes(place: Path, pair: ListedPair) -> dict[str, int]:
+    "The bytes of each file of a result; those that are missing are left out."
+    return {name: (place/name).stat().st_size for name in _outputs(pair) if (place/name).is_file()}
+
+
+def _holds(pair: ListedPair, folder: Path, options: Mapping) -> bool:
+    "Whether the result of a pair is there, whole, and made from what there is now."
+    place = folder/file_name(pair.name)
+    if not (record := _record(place)) or record['files'] != _sizes(place, pair): return False
+    try: return record['made_from'] == _made_from(pair, options)
     except InputError: return False  # a file that can't be read; the attempt says so
+
+
+# %% ../../nbs/use/50h_many.ipynb #98ece931
+def _check_places(pairs: Iterable[ListedPair], folder: Path) -> None:
+    "Raise `InputError` where the result of a pair would take the place of something else."
+    for pair in pairs:
+        place = folder/file_name(pair.name)
+        if not os.path.lexists(place): continue
+        if not (record := _record(place)):
+            raise InputError(f'{place}: is there and no result of this command; move it, name the pair otherwise, or '
+                             'choose another folder.')
+        for role in ('moving', 'fixed'):
+            if record.get(role) != os.path.abspath(getattr(pair, role)):
+                raise InputError(f'{place}: is the result of another pair, with {record.get(role)} as {role} image; '
+                                 'name this one otherwise in a column `name`, or choose another folder.')
+
 
 # %% ../../nbs/use/50h_many.ipynb #3bc25e30
 def _register_listed(pair: ListedPair, folder: Path, seed: int, options: Mapping) -> None:
@@ -94,14 +143,15 @@ def _register_listed(pair: ListedPair, folder: Path, seed: int, options: Mapping
     warped_labels = read_volume(pair.labels, True) if pair.labels else None
     result = register(pair.moving, pair.fixed, **options)
     begun = place.with_name(f'.unfinished-{place.name}')
-    shutil.rmtree(begun, ignore_errors=True)
+    for path in (begun, begun.with_name(f'{begun.name}-before')): shutil.rmtree(path, ignore_errors=True)
     found = {'warped.nii.gz': (result.warped, None), 'warp.nii.gz': (result.warp, None)}
     if pair.labels: found['labels.nii.gz'] = applied(result.warp, pair.labels, warped_labels)
     write_results({begun/name: what for name, what in found.items()})
     write_json(begun/'record.json', {
-        'made_from': made_from, 'name': pair.name, 'moving': pair.moving, 'fixed': pair.fixed,
+        'made_from': made_from, 'files': _sizes(begun, pair), 'name': pair.name, 'moving': os.path.abspath(pair.moving),
+        'fixed': os.path.abspath(pair.fixed),
         'metrics': result.metrics, 'seconds': sum(result.seconds.values()), 'notes': result.notes})
-    shutil.rmtree(place, ignore_errors=True)
+    if place.exists(): shutil.rmtree(place.rename(begun.with_name(f'{begun.name}-before')))
     begun.rename(place)
 
 
@@ -112,12 +162,11 @@ def _note(folder: Path, pair: ListedPair, reason: str) -> None:
     write_json(path, {'name': pair.name, 'moving': pair.moving, 'fixed': pair.fixed, 'reason': reason})
 
 # %% ../../nbs/use/50h_many.ipynb #ae5901b6
-def _records(folder: Path, pairs: Sequence[ListedPair], failed: bool) -> Iterator[dict]:
-    "What lies in the folder of these pairs: results, or failures."
-    for name in (file_name(pair.name) for pair in pairs):
-        with suppress(OSError, ValueError):
-            path = folder/'.failed'/f'{name}.json' if failed else folder/name/'record.json'
-            yield json.loads(path.read_text(encoding='utf-8'))
+def _failure(folder: Path, name: str) -> dict:
+    "Why a pair has no result; nothing where it has one, or was not tried."
+    try: told = json.loads((folder/'.failed'/f'{name}.json').read_text(encoding='utf-8'))
+    except (OSError, ValueError): return {}
+    return told if isinstance(told, dict) else {}
 
 
 def write_tables(
@@ -125,11 +174,11 @@ def write_tables(
     pairs: Sequence[ListedPair],  # all, whoever registers them
 ) -> tuple[int, int]:  # pairs with a result, pairs that failed
     "Write results.csv and failed.csv."
+    names = [file_name(pair.name) for pair in pairs]
+    found = [r for name in names if (r := _record(folder/name)) and not _failure(folder, name)]
     done = [{'name': r['name'], 'moving': r['moving'], 'fixed': r['fixed'], **r['metrics'], 'seconds': r['seconds']}
-            for r in _records(folder, pairs, failed=False)]
-    failed = list(_records(folder, pairs, failed=True))
-    lost = {each['name'] for each in failed}
-    done = [each for each in done if each['name'] not in lost]  # the result was of another image
+            for r in found]
+    failed = [told for name in names if (told := _failure(folder, name))]
     for name, rows, columns in (('results.csv', done, ['name', 'moving', 'fixed', 'seconds']),
                                 ('failed.csv', failed, ['name', 'moving', 'fixed', 'reason'])):
         table = pd.DataFrame(rows, columns=None if rows else columns)
@@ -154,15 +203,33 @@ def _crew(workers: int, device: str | None, threads: int) -> list[tuple[str | No
 
 
 @contextmanager
-def _alone(folder: Path, part: int) -> Iterator[None]:
-    "Refuse a second process that registers the same pairs into a folder."
-    lock = FileLock(make_folder(folder)/f'.lock-{part}')
+def _alone(folder: Path, part: tuple[int, int]) -> Iterator[None]:
+    "Refuse a second process that registers the same pairs into a folder, in the same share or in shares of other size."
+    lock = FileLock(make_folder(folder)/'.lock-{}-of-{}'.format(*part))
     try: held = lock.acquire(blocking=False)
     except Timeout:
         raise InputError(f'{folder}: another process is at these pairs; wait, or choose another folder.') from None
     except OSError as error:
         raise InputError(f'{folder}: cannot be written to ({error.strerror}); choose another folder.') from error
-    with held: yield
+    with held:
+        for other in folder.glob('.lock-*-of-*'):
+            if not other.name.endswith(f'-of-{part[1]}') and is_held(other):
+                raise InputError(f'{folder}: a command with {other.name.rpartition("-")[2]} parts is at these pairs; '
+                                 'wait, or choose another folder.')
+        yield
+
+# %% ../../nbs/use/50h_many.ipynb #8de3e638
+def _work_through(waiting: list[ListedPair], crew: list[tuple], folder: Path, tell: Callable,
+                  write: Callable[[], object]) -> None:
+    "Register the pairs that wait; tell of each one, and write the tables every half minute."
+    written = time.monotonic()
+    for ended, (pair, _, reason) in enumerate(side_by_side(waiting, _prepare, crew), 1):
+        _note(folder, pair, reason)
+        tell(pair.name, reason, len(waiting) - ended)
+        if time.monotonic() - written < 30: continue
+        write()
+        written = time.monotonic()
+
 
 # %% ../../nbs/use/50h_many.ipynb #ca0d93c0
 def register_pairs(
@@ -178,16 +245,16 @@ def register_pairs(
 ) -> tuple[int, int]:             # of all pairs: with a result, failed
     "Register pairs that have no result yet; raises `InputError` for a part that is none, or a folder that is in use."
     number, parts = part
-    if not 1 <= number <= parts: raise InputError(f'part {number}/{parts}: is none; give a number from 1 to {parts}.')
-    folder, mine, written = Path(folder), list(pairs)[number - 1::parts], time.monotonic()
-    with _alone(folder, number):
-        waiting = [pair for pair in mine if not _holds(pair, folder, {**options, 'seed': seed})]
+    if not 1 <= number <= parts: raise InputError(f'part {number}/{parts}: is none; give K/N with K from 1 to N.')
+    signature(register).bind(None, None, **options)  # names of options
+    check_options(options.get('model', 'any-pair'), device, options.get('spacing'))
+    folder, mine, all_options = Path(folder), list(pairs)[number - 1::parts], {**options, 'seed': seed}
+    with _alone(folder, part):
+        waiting = [pair for pair in mine if not _holds(pair, folder, all_options)]
+        _check_places(waiting, folder)
         for pair in {*mine} - {*waiting}: _note(folder, pair, '')
         crew = [(folder, seed, options, *each) for each in _crew(workers, device, threads)]
-        for ended, (pair, _, reason) in enumerate(side_by_side(waiting, _prepare, crew), 1):
-            _note(folder, pair, reason)
-            tell(pair.name, reason, len(waiting) - ended)
-            if time.monotonic() - written > 30:
-                write_tables(folder, pairs)
-                written = time.monotonic()
-        return write_tables(folder, pairs)
+        try: _work_through(waiting, crew, folder, tell, lambda: write_tables(folder, pairs))
+        finally: counts = write_tables(folder, pairs)
+    return counts
+

@@ -137,26 +137,37 @@ DeviceOption = Annotated[str | None, typer.Option(help='cpu, or an accelerator; 
 PrecisionOption = Annotated[Precision, typer.Option(help='Of the network; no is float32.')]
 SeedOption = Annotated[int, typer.Option(min=0, max=2**32 - 1, help='For a network that draws numbers.')]
 ThreadsOption = Annotated[int, typer.Option(min=0, max=1024, help='Of the CPU; 0: as PyTorch chooses.')]
-ReportOption = Annotated[bool, typer.Option(help='Write OUT.html: pictures, numbers, and how to do it again.')]
+ReportOption = Annotated[bool, typer.Option(help='Write OUT.html: pictures, numbers, and how to do it again; not with '
+                                               '--pairs.')]
 JsonOption = Annotated[bool, typer.Option('--json', help='Print what was measured as JSON.')]
 QuietOption = Annotated[bool, typer.Option('--quiet', help='Print nothing.')]
-PairsOption = Annotated[Path | None, typer.Option(help='Register the pairs of this table (CSV: moving, fixed).')]
+PairsOption = Annotated[Path | None, typer.Option(help='Register the pairs of a CSV table with the '
+                                                   'columns moving, fixed and, if you like, labels, name; paths '
+                                                   'begin at its folder.')]
 PartOption = Annotated[str, typer.Option(help="With --pairs, K/N: the K-th of N shares; 'array': by SLURM's array.")]
-WorkersOption = Annotated[int, typer.Option(min=0, help='With --pairs: processes; 0: one a GPU or core.')]
+WorkersOption = Annotated[int, typer.Option(min=0, max=1024, help='With --pairs: processes; 0: one a GPU or core.')]
 
 # %% ../../nbs/use/50i_register_command.ipynb #bff818da
 def _part(told):
     "Number and count of the shares that '2/8' or a job of SLURM's array stands for."
     from regpre_nb.method.settings import InputError
     if told == 'array':
-        names = [f'SLURM_ARRAY_TASK_{what}' for what in ('ID', 'MIN', 'STEP', 'COUNT')]
-        try: this, first, step, count = (int(os.environ[name]) for name in names)
+        names = [f'SLURM_ARRAY_TASK_{what}' for what in ('ID', 'MIN', 'MAX', 'COUNT')]
+        try: this, first, last, count = (int(os.environ[name]) for name in names)
         except (KeyError, ValueError):
             raise InputError('--part array: this is no job of an array of SLURM; give K/N, such as 2/8.') from None
-        return (this - first)//step + 1, count
-    if not (found := re.fullmatch(r'(\d{1,6})/(\d{1,6})', told)):
+        if (first, last) != (1, count):
+            raise InputError(f'--part array: the jobs of this array are not numbered from 1 to {count}; submit it as '
+                             '--array=1-N, or give the parts by hand: --part K/N.')
+        return this, count
+    if not (found := re.fullmatch(r'([1-9][0-9]{0,7})/([1-9][0-9]{0,7})', told)):
         raise InputError(f'--part {told}: is neither K/N, such as 2/8, nor array; correct it.')
     return int(found[1]), int(found[2])
+
+
+def _printable(text):
+    "A text whose control characters are spelt out: a terminal would obey them."
+    return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _register_listed(table, folder, part, workers, quiet, **options):
@@ -171,7 +182,7 @@ def _register_listed(table, folder, part, workers, quiet, **options):
             new, lost = new + (not reason), lost + bool(reason)
             bar.total = bar.n + 1 + left
             bar.update()
-            if reason: tqdm.write(f'{name}: {reason}', file=sys.stderr)
+            if reason: tqdm.write(_printable(f'{name}: {reason}'), file=sys.stderr)
         done, failed = register_pairs(pairs, folder, _part(part), workers, tell=tell, **options)
     if not quiet: typer.echo(f'{folder}: {done} of {len(pairs)} pairs have a result, {new} of them new; {failed} failed'
                              + f', see {folder/"failed.csv"}'*(failed > 0))
@@ -184,6 +195,8 @@ def _check_call(pairs, moving, fixed, part, workers, given):
     if pairs is None:
         if not (moving and fixed): raise InputError('register: needs MOVING and FIXED; or name a table by --pairs.')
         if part != '1/1' or workers: raise InputError('--part and --workers: go with --pairs; leave them out.')
+    elif given.pop('--json'): raise InputError('--pairs and --json: do not go together; read OUTPUT/results.csv.')
+    elif not given.pop('compose'): raise InputError('--pairs and --no-compose: do not go together; leave one out.')
     elif single := next((name for name, value in {'MOVING': moving, **given}.items() if value), None):
         raise InputError(f'--pairs and {single}: do not go together; the table names images and label maps.')
 
@@ -203,7 +216,7 @@ def register_images(
     "Bring MOVING onto FIXED: affine, a network's guess, then the displacement of this pair; no training needed."
     _check_call(pairs, moving, fixed, part, workers, {
         '--warp': warp, '--inverse-warp': inverse_warp, '--labels': labels, '--warped-labels': warped_labels,
-        '--also': also, '--initial': initial, '--mask': mask, '--json': as_json})
+        '--also': also, '--initial': initial, '--mask': mask, '--json': as_json, 'compose': compose})
     how = {'affine': affine, 'metric': metric.value, 'steps': steps, 'model': None if model == 'none' else model,
            'spacing': spacing, 'precision': precision.value, 'device': device}
     if pairs: return _register_listed(pairs, output, part, workers, quiet, threads=threads, seed=seed, **how)
