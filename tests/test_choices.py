@@ -18,12 +18,14 @@ from regpre_nb.compare.methods import missing
 from regpre_nb.data.cohorts import load_cohort
 from regpre_nb.data.files import read_rows
 from regpre_nb.learn.finetune import FinetuneSettings
+from regpre_nb.learn.training import TrainSettings
 from regpre_nb.learn.weights import find_weights
 from regpre_nb.method.losses import Loss
 from regpre_nb.method.settings import VARIABLES, InputError, check_variables, switched
 from regpre_nb.method.spatial import warp
 from regpre_nb.method.swin import ENCODERS, kind_named, settings_named
 from regpre_nb.paper.profiles import load_profile
+from regpre_nb.use import cli, own, register_command
 
 WORDS = {'paper', 'released', 'box', 'gauss', 'linear', 'nearest', 'majority', 'ncc', 'dice', 'each', 'one', 'none',
          'ensemble||stage', 'stage||ensemble', 'adam', 'adamw', 'amsgrad', 'no', 'bf16', 'correlation',
@@ -188,6 +190,15 @@ def test_no_keyword_is_swallowed():
              if any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values())}
     assert found <= set(FREE), f'name their arguments, or say here what becomes of others: {sorted(found - set(FREE))}'
     with pytest.raises(TypeError): settings_named('tiny', chanels=4)
+
+
+def test_seeds():
+    "One range for settings and commands."
+    assert TrainSettings(steps=1, seed=2**32 - 1).seed == 2**32 - 1
+    for seed in (-1, 2**32, 10**23):
+        with pytest.raises(InputError, match=f'from 0 to {2**32 - 1}'): TrainSettings(steps=1, seed=seed)
+    for option in (cli.SeedOption, own.OwnSeedOption, register_command.SeedOption):
+        assert (option.__metadata__[0].min, option.__metadata__[0].max) == (0, 2**32 - 1)
 
 
 # Variables and columns

@@ -62,7 +62,7 @@ from ..method.swin import MissingPart
 _SWITCH = (lambda value: type(value) is bool), 'True or False'
 _RULES = {
     'steps': whole(1), 'learning_rate': real(0, above=True), 'weight_decay': real(0), 'power': real(0),
-    'steps_per_epoch': whole(1), 'accumulate': whole(1), 'seed': whole(0), 'validate_every': whole(0),
+    'steps_per_epoch': whole(1), 'accumulate': whole(1), 'seed': whole(0, 2**32 - 1), 'validate_every': whole(0),
     'checkpoint_every': whole(0), 'log_every': whole(1),
     'gradient_clip': ((lambda value: value is None or real(0, above=True)[0](value)), 'None or a number above 0'),
     'batch': whole(1), 'checkpoint_seconds': real(0), **dict.fromkeys(('graph', 'tf32', 'deterministic'), _SWITCH),

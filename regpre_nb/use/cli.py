@@ -44,7 +44,8 @@ app.add_typer(own.commands)
 
 ProfileOption = Annotated[str, typer.Option('--profile', help='Sizes and lengths: smoke, cpu, night, gpu or paper.')]
 DataOption = Annotated[str, typer.Option('--data', help='Cohort, as `regpre data list` names them.')]
-SeedOption = Annotated[int, typer.Option('--seed', min=0, help='Of weights, batches and subsets.')]
+SeedOption = Annotated[int, typer.Option('--seed', min=0, max=2**32 - 1,
+                                        help='Seed of weights, batches and subsets.')]
 RootOption = Annotated[Path, typer.Option('--root', help='The clone of the project.')]
 
 # %% ../../nbs/use/51_cli.ipynb #97d533b2
