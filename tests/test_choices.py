@@ -227,6 +227,13 @@ def test_switch(monkeypatch, value, wanted):
     with pytest.raises(InputError, match='set it to 0 or 1'): switched('REGPRE_FAST', True)
 
 
+@pytest.mark.parametrize('name', [name for name, told in VARIABLES.items() if told[:3] in ('0: ', '1: ')])
+def test_every_switch_is_looked_at_first(monkeypatch, name):
+    "Before a command begins, whether it will read the variable or not."
+    monkeypatch.setenv(name, '2')
+    with pytest.raises(InputError, match=f"{name} is '2' .*set it to 0 or 1"): check_variables()
+
+
 def test_misspelt_column(tmp_path):
     "Without a word, a column `splitt` would leave the split to chance."
     (tmp_path / 'table.csv').write_text('case,splitt,age\na,train,9\n')

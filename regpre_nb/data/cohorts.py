@@ -27,15 +27,7 @@ import pandas as pd
 import torch
 
 import regpre_nb
-from regpre_nb.data.files import (
-    cache_folder,
-    file_fingerprint,
-    make_folder,
-    only_process,
-    read_record,
-    replacing,
-    write_bytes,
-)
+from .files import cache_folder, file_fingerprint, make_folder, only_process, replacing, write_bytes
 from regpre_nb.data.volumes import (
     Volume,
     check_kept,
@@ -239,9 +231,9 @@ def stored_image(
 def _sound_record(folder: Path) -> dict | None:
     "The record of a prepared folder, if all its files are as they were written."
     try:
-        record = read_record(folder/'recipe.json')
+        record = json.loads((folder/'recipe.json').read_text(encoding='utf-8'))
         sound = all(file_fingerprint(folder/name) == kept for name, kept in record['files'].items())
-    except (OSError, ValueError, KeyError, AttributeError):  # InputError is a ValueError
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # InputError is a ValueError
         return None
     return record if sound else None
 

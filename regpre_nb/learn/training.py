@@ -622,7 +622,7 @@ def _share(run: _Run, loss_function: Callable, make_batch: Callable) -> None:
 def _own_arithmetic(settings: TrainSettings):
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark
     torch.backends.cuda.matmul.allow_tf32 = before[0] or settings.tf32
-    look = settings.graph and switched('REGPRE_LOOK', True)  # for the quickest way of each convolution
+    look = switched('REGPRE_LOOK', True) and settings.graph  # for the quickest way of each convolution
     torch.backends.cudnn.benchmark = before[1] or look
     try:
         yield
@@ -681,8 +681,8 @@ _WARM_UP = 3  # plain steps of a process before it records one
 
 def _wants_graph(run: _Run) -> bool:
     settings = run.settings
-    return (settings.graph and run.device.type == 'cuda' and run.processes == 1
-            and settings.accumulate == 1 and switched('REGPRE_GRAPH', True))
+    return (switched('REGPRE_GRAPH', True) and settings.graph and run.device.type == 'cuda' and run.processes == 1
+            and settings.accumulate == 1)
 
 
 def _side_stream(device: torch.device) -> Any:
@@ -1066,7 +1066,11 @@ def replay_step(
 
 def _replay_told(folder: Path, model: nn.Module, loss_function: Callable) -> str | None:
     path = folder / 'bad_step.safetensors'
-    if not switched('REGPRE_REPLAY', False) or not path.exists():
+    if not switched('REGPRE_REPLAY', False):
+        return None
+    if not path.is_file():
+        print(f'{folder.name}: REGPRE_REPLAY is 1, and no bad_step.safetensors lies in {folder}; it is trained as '
+              'without this variable.', file=sys.stderr)
         return None
     told = replay_step(path, model, loss_function)
     return (f'{path}: step {told["step"]}, taken alone, has the loss {told["loss"]:g}; not finite: '

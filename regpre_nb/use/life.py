@@ -181,7 +181,7 @@ def _speeds(runs, root):
             spent[_kind(run)] = steps + step, before + seconds
     return {kind: seconds / steps for kind, (steps, seconds) in spent.items()}
 
-
+# %% ../../nbs/use/50_life.ipynb #ef7df6a5
 def _sound(entry):
     "Whether an entry of a summary tells of the runs of a study."
     runs = entry.get('runs') if isinstance(entry, dict) else None
@@ -241,7 +241,7 @@ def in_words(seconds: float | None,  # a time; None: not known
     if seconds is None: return '?'
     if seconds < 60: return f'{seconds:.0f} s'
     if seconds < 5400: return f'{seconds / 60:.0f} min'
-    return f'{seconds / 3600:.1f} h' if seconds < 48 * 3600 else f'{seconds / 86400:.1f} days'
+    return f'{seconds / 3600:.1f} h' if seconds < 48 * 3600 else f'{seconds / 86400:,.1f} days'
 
 # %% ../../nbs/use/50_life.ipynb #71e21ba5
 def _run_job(run, root, pace, reason=''):
