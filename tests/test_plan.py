@@ -7,9 +7,10 @@ from conftest import ROOT
 from typer.testing import CliRunner
 
 from regpre_nb.data.cohorts import load_cohort
-from regpre_nb.method.settings import InputError
+from regpre_nb.method.settings import InputError, load_additions
 from regpre_nb.paper.costs import RATES
 from regpre_nb.paper.jobs import Initial
+from regpre_nb.paper.profiles import PROFILES, load_profile
 from regpre_nb.paper.rates import keep_rates, kept_rates
 from regpre_nb.paper.studies import all_runs, finetuning_run
 from regpre_nb.use.cli import _hours, _run_named, _sharing, app
@@ -45,6 +46,22 @@ def test_not_a_clone(tmp_path):
 def test_profile_comes_first():
     "Nothing is said about a cohort that is not here before the profile is known to exist."
     with pytest.raises(InputError, match="no profile 'papr'.*did you mean 'paper'"): asked('plan', '--profile', 'papr')
+
+
+def test_profile_from_elsewhere(tmp_path, monkeypatch):
+    "An installed package adds one that a command finds at its first look."
+    info = tmp_path / 'mine-1.0.dist-info'
+    info.mkdir()
+    (info / 'METADATA').write_text('Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n')
+    (info / 'entry_points.txt').write_text('[regpre_nb.paper]\nmine = mine_profile\n')
+    (tmp_path / 'mine_profile.py').write_text('from regpre_nb.paper.profiles import PROFILES\n'
+                                              'PROFILES["mine"] = PROFILES["smoke"]\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    load_additions.cache_clear()
+    try: assert load_profile('mine', load_cohort('template')) == load_profile('smoke', load_cohort('template'))
+    finally:
+        PROFILES.pop('mine', None)
+        load_additions.cache_clear()
 
 
 @pytest.mark.parametrize('gpus, rates, more', [('1', 'one H100', 'GPUs'), ('0', 'one core', 'cores')])
