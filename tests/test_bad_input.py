@@ -75,7 +75,7 @@ def test_unknown_names_elsewhere(command):
 
 def test_unknown_run(tmp_path):
     refused(regpre('train', 'baseline-100-00000000', '--profile', 'smoke', '--root', tmp_path),
-            "'baseline-100-00000000'", '`regpre runs`')
+            "'baseline-100-00000000'", '`regpre runs --profile smoke --data template`')
 
 
 def test_unknown_study():

@@ -18,12 +18,14 @@ from regpre_nb.compare.methods import missing
 from regpre_nb.data.cohorts import load_cohort
 from regpre_nb.data.files import read_rows
 from regpre_nb.learn.finetune import FinetuneSettings
+from regpre_nb.learn.training import TrainSettings
 from regpre_nb.learn.weights import find_weights
 from regpre_nb.method.losses import Loss
 from regpre_nb.method.settings import VARIABLES, InputError, check_variables, switched
 from regpre_nb.method.spatial import warp
 from regpre_nb.method.swin import ENCODERS, kind_named, settings_named
 from regpre_nb.paper.profiles import load_profile
+from regpre_nb.use import cli, own, register_command
 
 WORDS = {'paper', 'released', 'box', 'gauss', 'linear', 'nearest', 'majority', 'ncc', 'dice', 'each', 'one', 'none',
          'ensemble||stage', 'stage||ensemble', 'adam', 'adamw', 'amsgrad', 'no', 'bf16', 'correlation',
@@ -190,6 +192,15 @@ def test_no_keyword_is_swallowed():
     with pytest.raises(TypeError): settings_named('tiny', chanels=4)
 
 
+def test_seeds():
+    "One range for settings and commands."
+    assert TrainSettings(steps=1, seed=2**32 - 1).seed == 2**32 - 1
+    for seed in (-1, 2**32, 10**23):
+        with pytest.raises(InputError, match=f'from 0 to {2**32 - 1}'): TrainSettings(steps=1, seed=seed)
+    for option in (cli.SeedOption, own.OwnSeedOption, register_command.SeedOption):
+        assert (option.__metadata__[0].min, option.__metadata__[0].max) == (0, 2**32 - 1)
+
+
 # Variables and columns
 
 def test_variables_are_listed():
@@ -214,6 +225,13 @@ def test_switch(monkeypatch, value, wanted):
     assert switched('REGPRE_FAST', True) is wanted
     monkeypatch.setenv('REGPRE_FAST', 'no')
     with pytest.raises(InputError, match='set it to 0 or 1'): switched('REGPRE_FAST', True)
+
+
+@pytest.mark.parametrize('name', [name for name, told in VARIABLES.items() if told[:3] in ('0: ', '1: ')])
+def test_every_switch_is_looked_at_first(monkeypatch, name):
+    "Before a command begins, whether it will read the variable or not."
+    monkeypatch.setenv(name, '2')
+    with pytest.raises(InputError, match=f"{name} is '2' .*set it to 0 or 1"): check_variables()
 
 
 def test_misspelt_column(tmp_path):

@@ -17,6 +17,7 @@ from regpre_nb.data.ixi import make_ixi_like
 from regpre_nb.data.labelmaps import Recipe, _folder_of
 from regpre_nb.data.phantom import _kept_phantom
 from regpre_nb.data.volumes import Volume, load_volume, save_volume
+from regpre_nb.learn.weights import find_weights
 from regpre_nb.method.settings import InputError
 
 
@@ -80,6 +81,15 @@ def test_missing_file_and_folder(tmp_path):
         with pytest.raises(InputError, match=f'{path}: cannot be read .*; check the name') as said:
             file_fingerprint(path)
         assert str(said.value).count('\n') == 0
+
+
+@pytest.mark.parametrize('strange', ['a pipe', '/dev/zero'])
+def test_what_may_have_no_end(tmp_path, strange):
+    "Neither read nor waited for, also not where it is named as weights."
+    path = tmp_path / strange  # which is the latter where that begins at the root
+    if not path.exists(): os.mkfifo(path)
+    for reader in (file_fingerprint, find_weights):
+        with pytest.raises(InputError, match='no regular file'): reader(path)
 
 
 def test_two_processes_at_once(tmp_path):

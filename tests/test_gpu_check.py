@@ -11,6 +11,7 @@ import pytest
 import torch
 from commands import environment, hippocampus_like
 from conftest import ROOT
+from safetensors.torch import save_file
 
 from regpre_nb.data.cohorts import load_cohort
 from regpre_nb.method.settings import sentence_of
@@ -108,9 +109,10 @@ def test_the_archive_leaves_out_what_has_no_room(tmp_path, monkeypatch, data):
     for run in runs:
         folder = gpu_check.run_folder_of(run, tmp_path)
         folder.mkdir(parents=True)
-        (folder / 'run.json').write_text('{}')
+        (folder / 'run.json').write_text('{"run": {}}')
         for name in (run.leaves[-1] if run.leaves else 'model', 'last'):
-            (folder / f'{name}.safetensors').write_bytes(os.urandom(40_000))
+            noise = torch.frombuffer(bytearray(os.urandom(40_000)), dtype=torch.uint8)
+            save_file({'noise': noise}, folder / f'{name}.safetensors')
     out = tmp_path / 'out'
     out.mkdir()
     left_out = gpu_check.pack_runs(runs, tmp_path, out, part=50_000, parts=3)

@@ -14,7 +14,7 @@ from commands import COMMAND, case, environment, listed, regpre, save
 
 from regpre_nb.data.cohorts import load_cohort
 from regpre_nb.data.files import only_process
-from regpre_nb.paper.jobs import outdated, run_folder, train
+from regpre_nb.paper.jobs import is_made, outdated, run_folder, train
 from regpre_nb.paper.studies import study_runs
 from regpre_nb.paper.tables import save_table
 from regpre_nb.use.cli import _table
@@ -148,6 +148,36 @@ def test_status(tmp_path, data):
     assert 'waiting' in lines['8_claims'] and 'no reproduction is under way' in done.stdout
     listed_runs = regpre('runs', *ASKED, '--root', root, REGPRE_DATA=data)
     assert [line.split()[0] for line in listed_runs.stdout.splitlines() if ' done ' in line] == [initial.key]
+
+
+@pytest.mark.parametrize('damage', ['[1, 2]', 'null', '{"run": 3, "made_from": [1]}', 'cut sho'])
+def test_damaged_records(tmp_path, data, damage):
+    "Records that tell nothing count as none, for all who ask whether a run is done; it is not made again for that."
+    run, plan = the_run(tmp_path, label='Initial')
+    folder = train(run, tmp_path)
+    scores = (folder / 'per_subject.csv').stat().st_mtime_ns
+    assert is_made(run, tmp_path)
+    plan.results.mkdir(parents=True)
+    for path in (folder / 'run.json', plan.results / 'run.json'): path.write_text(damage)
+    assert not is_made(run, tmp_path) and 'run.json is damaged' in reasons(plan)[run.key]
+    for why in (reasons(plan), {}):
+        assert 'done' not in {job.state for job in jobs(plan, known_pace(plan.runs, plan.results, tmp_path), why)}
+    assert is_made(run, train(run, tmp_path).parents[2])
+    assert (folder / 'per_subject.csv').stat().st_mtime_ns == scores
+    for name in ('made_from.json', 'log.jsonl'): (folder / name).write_text(damage)
+    assert is_made(run, tmp_path) and run.done(folder)[0] == 0 and reasons(plan)
+    entries = f'{{"2_ablation": {damage}, "3_data_fraction": {{"runs": {{"a": {damage}}}}}}}'
+    (plan.results / 'run.json').write_text(entries)
+    assert not known_pace(plan.runs, plan.results, tmp_path).earlier
+
+
+def test_runs_without_weights_are_not_made(tmp_path, data):
+    "`runs` and `plan` say the same as `status` and `train`."
+    run, plan = the_run(tmp_path)
+    folder = train(run, tmp_path, progress=False)
+    assert is_made(run, tmp_path)
+    (folder / 'model.safetensors').unlink()
+    assert not is_made(run, tmp_path) and 'are missing' in reasons(plan)[run.key]
 
 
 def test_an_error_is_kept(data, tmp_path):

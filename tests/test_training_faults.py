@@ -1,5 +1,6 @@
 "Training that is interrupted, whose checkpoint cannot be used, or that several processes share."
 import errno
+import math
 import os
 import signal
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from regpre_nb.learn.scoring import check_displacement
 from regpre_nb.learn.training import (
     TrainSettings,
     _write_tensors,
@@ -158,6 +160,28 @@ def test_the_step_that_went_wrong(tmp_path):
         assert again['step'] == step and again['not_finite'][0] == 'loss'
         healthy = replay_step(folder / 'bad_step.safetensors', make_model(seed=1), loss_function)
         assert healthy['not_finite'] == [] and healthy['loss'] == losses[step]
+
+
+def test_the_step_after_which_a_validation_fails(tmp_path):
+    "The losses are finite, and so are the weights: it counts as the step that spoilt the run."
+    def large(model):
+        finite = make_batch(0, torch.Generator())['noisy']
+        displacement = torch.zeros(1, 3, *finite.shape[2:]) + (math.inf if len(calls) > 1 else 0)
+        calls.append(check_displacement(displacement, finite, 'pair 1'))
+        return validate(model)
+
+    for folder, settings in (('begun', SETTINGS), ('early', replace(SETTINGS, checkpoint_every=0))):
+        calls = []
+        with pytest.raises(FloatingPointError, match='after step 3, pair 1: .*bad_step.safetensors keeps that step'):
+            train(tmp_path / folder, settings=replace(settings, validate_every=1), validate=large)
+        again = replay_step(tmp_path / folder / 'bad_step.safetensors', make_model(), loss_function)
+        assert (again['step'], again['not_finite']) == (3, [])
+
+
+def test_no_step_to_replay(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('REGPRE_REPLAY', '1')
+    train(tmp_path, settings=replace(SETTINGS, steps=1))
+    assert f'REGPRE_REPLAY is 1, and no bad_step.safetensors lies in {tmp_path}' in capsys.readouterr().err
 
 
 def cut(whole, path): path.write_bytes((whole / 'last.safetensors').read_bytes()[:1000])

@@ -538,7 +538,7 @@ def run_folder_of(run, root: Path) -> Path:
 
 def is_done(run, root: Path) -> bool:
     "Whether a run has ended."
-    from regpre_nb.paper.studies import is_made
+    from regpre_nb.paper.jobs import is_made
     return is_made(run, root)
 
 

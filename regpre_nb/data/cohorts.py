@@ -233,7 +233,7 @@ def _sound_record(folder: Path) -> dict | None:
     try:
         record = json.loads((folder/'recipe.json').read_text(encoding='utf-8'))
         sound = all(file_fingerprint(folder/name) == kept for name, kept in record['files'].items())
-    except (OSError, ValueError, KeyError):  # InputError is a ValueError
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # InputError is a ValueError
         return None
     return record if sound else None
 

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from ..data.cohorts import Cohort
-from .training import MeanOfPairs, device_room
+from .training import MeanOfPairs, NotFiniteOutput, device_room
 from ..method.heads import Prediction
 from ..method.metrics import LandmarkErrors, dice_per_label, label_index, ndv_percent, tre
 from ..method.settings import InputError, Preset, checked
@@ -62,8 +62,8 @@ def check_displacement(displacement: torch.Tensor,  # what a method found
         raise InputError(f'{pair}: a displacement of shape {wanted} is needed, and this is '
                          f'{tuple(found) if isinstance(found, tuple) else found}; return voxels on the grid of fixed.')
     if not displacement.is_floating_point() or not displacement.isfinite().all():
-        raise InputError(f'{pair}: the displacement is not finite everywhere; the weights are not usable, '
-                         'train again with a lower learning rate or with gradient_clip.')
+        raise NotFiniteOutput(f'{pair}: the displacement is not finite everywhere; the weights are not usable, '
+                              'train again with a lower learning rate.')
     return displacement
 
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TrainSettings', 'polynomial_decay', 'make_optimiser', 'step_generator', 'share_generator', 'read_tensors',
            'save_weights', 'read_metadata', 'load_weights', 'load_described', 'read_log', 'default_device',
-           'every_device', 'device_room', 'run_environment', 'MeanOfPairs', 'replay_step', 'FitResult', 'LostProcess',
-           'fit', 'save_together']
+           'every_device', 'device_room', 'run_environment', 'NotFiniteOutput', 'MeanOfPairs', 'replay_step',
+           'FitResult', 'LostProcess', 'fit', 'save_together']
 
 # %% ../../nbs/learn/20_training.ipynb #2099dcea
 # Before accelerate: it keeps tqdm.auto from asking for ipywidgets.
@@ -62,7 +62,7 @@ from ..method.swin import MissingPart
 _SWITCH = (lambda value: type(value) is bool), 'True or False'
 _RULES = {
     'steps': whole(1), 'learning_rate': real(0, above=True), 'weight_decay': real(0), 'power': real(0),
-    'steps_per_epoch': whole(1), 'accumulate': whole(1), 'seed': whole(0), 'validate_every': whole(0),
+    'steps_per_epoch': whole(1), 'accumulate': whole(1), 'seed': whole(0, 2**32 - 1), 'validate_every': whole(0),
     'checkpoint_every': whole(0), 'log_every': whole(1),
     'gradient_clip': ((lambda value: value is None or real(0, above=True)[0](value)), 'None or a number above 0'),
     'batch': whole(1), 'checkpoint_seconds': real(0), **dict.fromkeys(('graph', 'tf32', 'deterministic'), _SWITCH),
@@ -421,6 +421,10 @@ def _precision(model: nn.Module, settings: TrainSettings, device: torch.device) 
     finally:
         del model.forward
 
+# %% ../../nbs/learn/20_training.ipynb #e555f5ff
+class NotFiniteOutput(InputError):
+    "What a validation raises where a network gives numbers that are none."
+
 # %% ../../nbs/learn/20_training.ipynb #057b0ed0
 def _checkpoint_tensors(run: _Run) -> dict[str, torch.Tensor]:
     tensors = {f'model.{name}': tensor for name, tensor in run.bare_model.state_dict().items()}
@@ -430,7 +434,7 @@ def _checkpoint_tensors(run: _Run) -> dict[str, torch.Tensor]:
 
 
 class _NotFinite(FloatingPointError):
-    pass
+    validated = False  # whether a validation found it, after a step whose own numbers may all be finite
 
 
 def _not_finite(tensors: dict[str, torch.Tensor]) -> list[str]:
@@ -454,8 +458,8 @@ def _save_checkpoint(run: _Run) -> None:
 
 
 def _advice(run: _Run) -> str:
-    return (f'the last checkpoint in {run.folder} is intact: lower learning_rate or set gradient_clip, '
-            'and train in a new folder')
+    kept = f'the last checkpoint in {run.folder} is intact; ' * (run.folder / 'last.safetensors').exists()
+    return f'{kept}train in a new folder with a lower learning rate'
 
 # %% ../../nbs/learn/20_training.ipynb #e243e51d
 def _check_record(record: dict, path: Path) -> None:
@@ -622,7 +626,7 @@ def _share(run: _Run, loss_function: Callable, make_batch: Callable) -> None:
 def _own_arithmetic(settings: TrainSettings):
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark
     torch.backends.cuda.matmul.allow_tf32 = before[0] or settings.tf32
-    look = settings.graph and switched('REGPRE_LOOK', True)  # for the quickest way of each convolution
+    look = switched('REGPRE_LOOK', True) and settings.graph  # for the quickest way of each convolution
     torch.backends.cudnn.benchmark = before[1] or look
     try:
         yield
@@ -681,8 +685,8 @@ _WARM_UP = 3  # plain steps of a process before it records one
 
 def _wants_graph(run: _Run) -> bool:
     settings = run.settings
-    return (settings.graph and run.device.type == 'cuda' and run.processes == 1
-            and settings.accumulate == 1 and switched('REGPRE_GRAPH', True))
+    return (switched('REGPRE_GRAPH', True) and settings.graph and run.device.type == 'cuda' and run.processes == 1
+            and settings.accumulate == 1)
 
 
 def _side_stream(device: torch.device) -> Any:
@@ -869,6 +873,11 @@ def _validate(run: _Run, validate: Callable) -> None:
             values = {name: float(value) for name, value in _validated(run, validate).items()}
     except _Stop:
         return
+    except NotFiniteOutput as error:
+        run.bare_model.train()
+        found = _NotFinite(f'fit: after step {run.step}, {str(error).partition(";")[0]}')
+        found.validated = True
+        raise found from None
     run.bare_model.train()
     run.validated = True
     if 'score' not in values:
@@ -979,17 +988,19 @@ def _watched_step(run: _Run, loss_function: Callable, make_batch: Callable) -> t
     return kept, bool(loss.isfinite()) and not _not_finite(_checkpoint_tensors(run))
 
 # %% ../../nbs/learn/20_training.ipynb #a6e5e803
-def _keep_bad_step(run: _Run, loss_function: Callable, make_batch: Callable) -> str:
+def _keep_bad_step(run: _Run, loss_function: Callable, make_batch: Callable, validated: bool) -> str:
     last, rank = run.step, run.accelerator.process_index
     _go_back(run)
     while run.step < last:
         kept, sound = _watched_step(run, loss_function, make_batch)
-        if not sound:
+        if not sound or (validated and run.step + 1 == last):
             path = run.folder / f'bad_step{f"-{rank}" * bool(rank)}.safetensors'
             _write_tensors(path, kept, _record(run))
             write_json(path.with_suffix('.json'), _record(run))
             return f'{path} keeps that step, and the same command with REGPRE_REPLAY=1 takes it alone'
         run.step += 1
+    if validated:
+        return 'it is the step of the last checkpoint'
     return 'taken again, all steps are finite, so look for a fault of the device'
 
 
@@ -1066,7 +1077,11 @@ def replay_step(
 
 def _replay_told(folder: Path, model: nn.Module, loss_function: Callable) -> str | None:
     path = folder / 'bad_step.safetensors'
-    if not switched('REGPRE_REPLAY', False) or not path.exists():
+    if not switched('REGPRE_REPLAY', False):
+        return None
+    if not path.is_file():
+        print(f'{folder.name}: REGPRE_REPLAY is 1, and no bad_step.safetensors lies in {folder}; it is trained as '
+              'without this variable.', file=sys.stderr)
         return None
     told = replay_step(path, model, loss_function)
     return (f'{path}: step {told["step"]}, taken alone, has the loss {told["loss"]:g}; not finite: '
@@ -1127,7 +1142,9 @@ def fit(
             try:
                 _take_all_steps(run, loss_function, make_batch, validate, bar)
             except _NotFinite as error:
-                kept = _keep_bad_step(run, loss_function, make_batch)
+                if run.processes > 1 and error.validated:  # the others cannot take steps again
+                    raise FloatingPointError(f'{error}; {_advice(run)}') from None
+                kept = _keep_bad_step(run, loss_function, make_batch, error.validated)
                 raise FloatingPointError(f'{error}; {kept}; {_advice(run)}') from None
         run.accelerator.wait_for_everyone()  # what the first process wrote is there for all
     finally:

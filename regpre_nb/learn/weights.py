@@ -15,7 +15,7 @@ import regpre_nb
 from ..data.files import file_fingerprint, make_folder, read_json, write_bytes, write_json
 from .finetune import load_network
 from .training import load_described, read_metadata, save_weights
-from ..method.settings import InputError, meant
+from ..method.settings import InputError, meant, regular_file
 from ..method.swin import ENCODERS, build_module, describe_module, full_description
 from ..method.transmorph import NETWORKS, describe_network
 
@@ -82,7 +82,7 @@ def find_weights(name: str | Path,             # packaged name, folder, file, or
     if str(name) in known: return known[str(name)] / WEIGHTS
     if path.is_dir(): return path / WEIGHTS
     if path.exists() or path.suffix or str(name).count('/') != 1:
-        if path.exists(): return path
+        if path.exists(): return regular_file(path, 'weights')
         raise InputError(f'{name}: is neither a file or folder nor one of the weights that come with this package'
                          f'{meant(str(name), known)} '
                          f'({", ".join(known)}).')

@@ -286,7 +286,9 @@ VARIABLES = {  # of the environment -> what they are for
 
 
 def check_variables() -> None:
-    "Refuse a variable of the environment whose name is nearly one of `VARIABLES`."
+    "Refuse a variable of the environment whose name is nearly one of `VARIABLES`, and a switch that is not 0 or 1."
+    for name, told in VARIABLES.items():
+        if told.startswith(('0: ', '1: ')): switched(name, False)
     for name in os.environ:
         if name.startswith('REGPRE') and name not in VARIABLES and (near := meant(name, VARIABLES, 0.85)):
             raise InputError(f'The variable {name} is set and means nothing{near}; correct or unset it.')

@@ -21,6 +21,7 @@ from ..compare.statistics import NO_SEED, Estimate, differences, estimate, pair_
 from ..data.cohorts import cohort_entry
 from ..data.files import read_table
 from .claims import MARGINS, NOT_RUN, UNFINISHED, Claim, count_verdicts, judged
+from .costs import cost
 from .landmarks import case_errors
 from .profiles import FRACTIONS
 from .studies import all_runs, share_label
@@ -415,9 +416,11 @@ def headline(root: str | Path,  # the project's folder
 
 # %% ../../nbs/paper/47_front.ipynb #4e4933a6
 def _paper_study(root):
-    "Runs of the profile `paper` on IXI as it is published, and their hours at the paper's speed."
-    runs = all_runs('paper', cohort_entry('ixi').planned(), 0)
-    return len(runs), sum(gpu_hours(run, root) for run in runs)
+    "Runs of the profile `paper` on IXI as it is published; their hours at the paper's speed, and on an H100."
+    cohort = cohort_entry('ixi').planned()
+    runs = all_runs('paper', cohort, 0)
+    costs = [cost(run, cohort) for run in runs]
+    return len(runs), sum(gpu_hours(run, root) for run in runs), sum(each.minutes for each in costs if each.gpus) / 60
 
 
 def durations(root: str | Path,  # the project's folder
@@ -438,12 +441,15 @@ def durations(root: str | Path,  # the project's folder
         rows.append(('regpre register', 'aligns two images (start and report not counted)',
                      f'{pairs["hippocampus"]:.0f} CPU seconds for small crops, '
                      f'{pairs["ixi40"]:.0f} for brains at 2 mm'))
+        rows.append(('regpre register --pairs', 'aligns many pairs, on all cores or GPUs', 'as above for each pair'))
     if (folder := results / 'cpu-hippocampus').is_dir():
         minutes = 60 * hours_of_runs(folder, 'pretrain-sd-kl|sd-kl-100')
         rows.append(('regpre pretrain`, `regpre finetune', 'an encoder and a network of your own',
                      f'{minutes:.0f} minutes of one core for small crops'))
-    runs, hours = _paper_study(root)
+    runs, hours, quick = _paper_study(root)
     rows.append(('make reproduce PROFILE=paper DATA=ixi', f'the paper\'s study, {runs} runs',
-                 f'about {hours:,.0f} GPU hours at the paper\'s speed; not run'))
+                 f'about {hours:,.0f} GPU hours at the paper\'s own speed, {quick:,.0f} by rates of one H100; '
+                 'not run'))
+    rows.append(('regpre plan', 'what runs will take on your machine', 'two minutes, seconds with --quick'))
     rows = [(f'`{command}`', *others) for command, *others in rows]
     return markdown_table(pd.DataFrame(rows, columns=['command', 'what it does', 'time']), markup=True)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Described', 'Run', 'Workplace', 'contents_of', 'on_data', 'Initial', 'Trained', 'Pretrain', 'OnImages', 'Finetune',
-           'Synth', 'Pairwise', 'plot_runs', 'run_folder', 'weights_of', 'outdated', 'train', 'train_side_by_side',
-           'same_step', 'Rehearsed', 'rehearse']
+           'Synth', 'Pairwise', 'plot_runs', 'run_folder', 'weights_of', 'has_ended', 'is_made', 'outdated', 'train',
+           'train_side_by_side', 'same_step', 'Rehearsed', 'rehearse']
 
 # %% ../../nbs/paper/40_jobs.ipynb #18214c7d
 import hashlib
@@ -29,7 +29,7 @@ from ..compare.methods import METHODS
 from ..compare.pairwise import PairwiseSettings, register_cohort
 from ..compare.synthmorph import SynthMorphStyle, SynthSettings, train_synthmorph
 from ..data.cohorts import Cohort, check, load_cohort, subset, write_manifest
-from ..data.files import file_fingerprint, make_folder, only_process, replacing, write_json
+from ..data.files import file_fingerprint, make_folder, only_process, read_record, replacing, write_json
 from ..data.processes import Worker
 from ..learn.finetune import FinetuneSettings, cohort_batches, finetune, load_network
 from ..learn.pretrain import PretrainSettings, loss_validation, pretrain, random_batches, random_validation
@@ -190,9 +190,11 @@ class Trained(Run):
 
     def done(self, folder: Path) -> tuple[int, int, float]:
         "Steps by the last line of the log."
-        try: last = json.loads((folder / 'log.jsonl').read_bytes().splitlines()[-1])
-        except (OSError, ValueError, IndexError): last = {'step': 0, 'seconds': 0.0}  # none, or it is being written
-        return last['step'], self.steps, last['seconds']
+        try:
+            last = json.loads((folder / 'log.jsonl').read_bytes().splitlines()[-1])
+            return int(last['step']), self.steps, float(last['seconds'])
+        except (OSError, ValueError, LookupError, TypeError):  # there is none, or it is being written
+            return 0, self.steps, 0.0
 
 # %% ../../nbs/paper/40_jobs.ipynb #48f64af5
 def _pretraining_cases(run, cohort):
@@ -365,9 +367,8 @@ class Pairwise(Run):
 
     def done(self, folder: Path) -> tuple[int, int, float]:
         "Pairs that are registered."
-        spent = []
-        for path in (folder / 'pairs').glob('*.json'):
-            with suppress(OSError, ValueError): spent.append(json.loads(path.read_bytes()).get('seconds') or 0.0)
+        records = [read_record(path) for path in (folder / 'pairs').glob('*.json')]
+        spent = [record.get('seconds') or 0.0 for record in records if record]
         return len(spent), self.test_pairs or 0, sum(spent)
 
 # %% ../../nbs/paper/40_jobs.ipynb #d0c361da
@@ -442,10 +443,19 @@ def _scored_on(run, cohort):
     return hashlib.sha256(json.dumps([pairs, contents]).encode()).hexdigest()[:16]
 
 
+_KINDS = {'parent': dict, 'weights': dict, 'scored': str, 'seconds': int | float}  # of what made_from.json says
+
+
 def _made_from(folder):
     "What made_from.json says: parent, weights, scored, seconds of training."
-    try: return json.loads((folder / 'made_from.json').read_text(encoding='utf-8'))
-    except (OSError, ValueError): return {}
+    found = read_record(folder / 'made_from.json')
+    return {name: value for name, value in found.items() if isinstance(value, _KINDS.get(name, object))}
+
+
+def has_ended(folder: Path,  # of a run
+             ) -> bool:
+    "Whether run.json says that a run is finished; a damaged one says nothing."
+    return isinstance(read_record(folder / 'run.json').get('run'), dict)
 
 
 def _note(folder, **known):
@@ -500,6 +510,13 @@ def _rescore(run, cohort, root):
     return '' if same else 'its scores are of other weights'
 
 # %% ../../nbs/paper/40_jobs.ipynb #b6df455b
+def is_made(run: Run,          # any
+            root: str | Path,  # the project's folder
+           ) -> bool:
+    "Whether a run is finished, and its weights are there."
+    return has_ended(run_folder(run, root)) and not _lost(run, root)
+
+
 def outdated(run: Run,          # any
              cohort: Cohort,    # its cohort
              root: str | Path,  # the project's folder
@@ -507,6 +524,7 @@ def outdated(run: Run,          # any
     "Why a finished run does not hold for the data and weights of today."
     folder = run_folder(run, root)
     if not (folder / 'run.json').exists(): return ''
+    if not has_ended(folder): return 'its record run.json is damaged'
     if reason := _outgrown(run, root): return reason
     return _rescore(run, cohort, root)
 
@@ -560,7 +578,7 @@ def _make(run, folder, root, progress, rank, checked):
 # %% ../../nbs/paper/40_jobs.ipynb #b33e50b3
 def _wanting(run, folder, root, progress, rank, checked):
     "Make what a run starts from and put aside what no longer matches it; whether the run is still to be made."
-    done = (folder / 'run.json').exists()
+    done = has_ended(folder)
     alone = done and run.leaves and run.start and not weights_of(run.start, root)  # what it started from is gone
     if run.start and not alone:
         if _scores_alone(run.start, root): _set_aside(run_folder(run.start, root), 'its weights were not stored')

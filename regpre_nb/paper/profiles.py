@@ -19,7 +19,7 @@ from ..learn.pretrain import PRETRAIN, PRETRAIN_TRAINING, PretrainSettings
 from ..learn.training import TrainSettings
 from ..method.losses import Loss
 from ..method.random_images import AMPLITUDES
-from ..method.settings import look_up
+from ..method.settings import load_additions, look_up
 from ..method.swin import SETTINGS, TransMorphSettings, settings_named
 
 # %% ../../nbs/paper/41_profiles.ipynb #719e4f58
@@ -208,4 +208,5 @@ def load_profile(name: str,       # 'smoke', 'cpu', 'night', 'gpu' or 'paper'
                  cohort: Cohort,  # whose images are trained on
                 ) -> Profile:
     "The sizes and lengths of a profile on a cohort."
+    load_additions('regpre_nb.paper')
     return look_up(PROFILES, name, 'profile')(cohort)

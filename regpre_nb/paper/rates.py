@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from ..data.cohorts import Cohort
-from ..data.files import cache_folder, write_json
+from ..data.files import cache_folder, read_record, write_json
 from ..learn.training import default_device, read_log
 from ..method.settings import InputError
 from .costs import FORWARD, RATES, Rates, seconds_of_pair, seconds_of_step
@@ -142,13 +142,21 @@ def _rates_file(profile: str, cohort: Cohort, folder: Path | None = None) -> Pat
     return (folder or cache_folder())/'rates'/f'{kept}.json'
 
 
+def _usable(rates: Rates) -> bool:
+    "Whether all rates are numbers that a machine can have."
+    numbers = [*rates[:-1], *rates.methods.values()]
+    return all(type(each) in (int, float) and 0 <= each < math.inf for each in numbers)
+
+
 def kept_rates(
     profile: str,    # of the plan
     cohort: Cohort,  # of the plan
 ) -> Rates | None:   # None: nothing was measured here
     "The rates that were measured on this machine earlier."
-    try: return Rates(**json.loads(_rates_file(profile, cohort).read_text(encoding='utf-8')))
-    except (OSError, ValueError, TypeError): return None
+    try:
+        rates = Rates(**read_record(_rates_file(profile, cohort)))
+        return rates if _usable(rates) else None
+    except (TypeError, AttributeError): return None  # of other names; methods that are none
 
 
 def keep_rates(

@@ -6,8 +6,8 @@
 __all__ = ['RELEASED', 'VARIANTS', 'IN_DOMAIN', 'RowsOf', 'STUDIES', 'pretraining_run', 'in_domain_run', 'finetuning_run',
            'random_only_run', 'initial_run', 'pairwise_run', 'synthmorph_run', 'Row', 'Share', 'Study', 'study',
            'no_runs', 'ablation', 'share_label', 'data_fraction', 'in_domain', 'comparison', 'lung', 'claims',
-           'studies', 'study_rows', 'study_runs', 'with_pretraining', 'all_runs', 'is_made', 'ready_rows',
-           'by_priority', 'lengths_of']
+           'studies', 'study_rows', 'study_runs', 'with_pretraining', 'all_runs', 'ready_rows', 'by_priority',
+           'lengths_of']
 
 # %% ../../nbs/paper/42_studies.ipynb #52919209
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ from ..compare.pairwise import PairwiseSettings
 from ..data.cohorts import COHORTS, Cohort, CohortEntry, load_cohort, subset
 from ..learn.pretrain import ABLATIONS, PRETRAIN
 from ..method.settings import InputError, adding, changed, load_additions, look_up
-from .jobs import Finetune, Initial, Pairwise, Pretrain, Run, Synth, on_data, run_folder, train
+from .jobs import Finetune, Initial, Pairwise, Pretrain, Run, Synth, is_made, on_data, train
 from .profiles import load_profile
 
 # %% ../../nbs/paper/42_studies.ipynb #6f0009fb
@@ -412,13 +412,6 @@ def all_runs(profile: str,   # a key of `PROFILES`
     return list(runs.values())
 
 # %% ../../nbs/paper/42_studies.ipynb #f16412c1
-def is_made(run: Run,          # any
-            root: str | Path,  # the project's folder
-           ) -> bool:
-    "Whether a run is finished."
-    return (run_folder(run, root) / 'run.json').exists()
-
-
 def ready_rows(rows: Sequence[Row],         # from `study_rows`
                root: str | Path,            # the project's folder
                train_missing: bool = True,  # or leave out what is not finished

@@ -37,7 +37,7 @@ from regpre_nb.compare.statistics import (
     per_pair,
 )
 from ..data.cohorts import Cohort
-from ..data.files import make_folder, only_process, read_table, replacing, write_json
+from ..data.files import make_folder, only_process, read_record, read_table, replacing, write_json
 from ..learn.scoring import pair_name
 from ..learn.training import read_log, run_environment
 from ..method.plots import smoothed
@@ -439,8 +439,7 @@ def save_summary(study: str,            # a key of `STUDIES`
     told = 'seconds', 'run', 'data', 'made_from', 'environment'
     kept = {key: {name: record[name] for name in told if name in record} for key, record in records.items()}
     with only_process(Path(root) / 'runs'):  # studies may end at the same time
-        summary = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
-        write_json(path, summary | {study: {'environment': run_environment(), 'runs': kept}})
+        write_json(path, read_record(path) | {study: {'environment': run_environment(), 'runs': kept}})
 
 # %% ../../nbs/paper/43_tables.ipynb #1a09c761
 def run_curves(runs: Sequence[Run],  # trained: the seeds of a row

@@ -44,7 +44,8 @@ app.add_typer(own.commands)
 
 ProfileOption = Annotated[str, typer.Option('--profile', help='Sizes and lengths: smoke, cpu, night, gpu or paper.')]
 DataOption = Annotated[str, typer.Option('--data', help='Cohort, as `regpre data list` names them.')]
-SeedOption = Annotated[int, typer.Option('--seed', min=0, help='Of weights, batches and subsets.')]
+SeedOption = Annotated[int, typer.Option('--seed', min=0, max=2**32 - 1,
+                                        help='Seed of weights, batches and subsets.')]
 RootOption = Annotated[Path, typer.Option('--root', help='The clone of the project.')]
 
 # %% ../../nbs/use/51_cli.ipynb #97d533b2
@@ -173,8 +174,8 @@ def _checked_cohort(profile, data):
 
 
 def _count(n, what):
-    "'1 problem', '2 problems'."
-    return f'{n} {what}' + 's' * (n != 1)
+    "'1 problem', '2,000 problems'."
+    return f'{n:,} {what}' + 's' * (n != 1)
 
 # %% ../../nbs/use/51_cli.ipynb #97d533b3
 def _plain(cell):
@@ -227,11 +228,12 @@ def reproduce(
     data: DataOption = 'template',
     seed: SeedOption = 0,
     root: RootOption = Path('.'),
-    cores: Annotated[int, typer.Option(help='Runs at a time on a CPU; 0: one per core.')] = 0,
-    gpu_jobs: Annotated[int, typer.Option(min=0, help='Runs at a time on a GPU; 0: as many as its memory takes.')] = 0,
+    cores: Annotated[int, typer.Option(min=0, help='Number of runs at a time on a CPU; 0: one per core.')] = 0,
+    gpu_jobs: Annotated[int, typer.Option(min=0, help='Number of runs at a time on a GPU; 0: as many as its '
+                                                      'memory takes.')] = 0,
     workflow_profile: Annotated[Path | None, typer.Option(help="A folder with Snakemake's options for a cluster, such "
                                                                'as profiles/slurm.')] = None,
-    run_gpus: Annotated[int, typer.Option(min=0, help='GPUs that share a run at most; 0: it asks for none.')] = 1,
+    run_gpus: Annotated[int, typer.Option(min=0, help='Largest number of GPUs that share a run; 0: none is used.')] = 1,
 ) -> None:
     "Train what is not trained yet, draw every table and figure, and print the tables."
     root, started = _project(root), time.time()
@@ -254,7 +256,7 @@ def store(
     "Keep settings, curves and scores of finished runs beside the results, from where `reproduce` takes them."
     from regpre_nb.use.life import make_plan, store_runs
     root = _project(root)
-    plan = make_plan(profile, _cohort_or_plan(data), seed, root)
+    plan = make_plan(profile, _cohort_or_plan(data, profile), seed, root)
     def needed(run):
         "What others start from, and what figures show."
         whole = getattr(run, 'fraction', 0) == 1 and run.seed == seed
@@ -270,12 +272,12 @@ def status(
     data: DataOption = 'template',
     seed: SeedOption = 0,
     root: RootOption = Path('.'),
-    cores: Annotated[int, typer.Option(help='Runs at a time on a CPU; 0: one per core.')] = 0,
+    cores: Annotated[int, typer.Option(min=0, help='Number of runs at a time on a CPU; 0: one per core.')] = 0,
 ) -> None:
     "Tell what is done, running, failed and waiting, and the time left, from the files; of a cluster also its jobs."
     from regpre_nb.use.life import held, how_far, in_words, jobs, known_pace, make_plan, reasons
     root = _project(root)
-    plan = make_plan(profile, _cohort_or_plan(data), seed, root)
+    plan = make_plan(profile, _cohort_or_plan(data, profile), seed, root)
     found = jobs(plan, known_pace(plan.runs, plan.results, root), reasons(plan))
     for job in found:
         left = '' if job.state == 'done' else f'{in_words(job.left)} left'
@@ -301,17 +303,20 @@ def _remark(job):
     return '  '.join(filter(None, [job.error, log]))
 
 # %% ../../nbs/use/51_cli.ipynb #ba9a5eed
-def _cohort_or_plan(data):
+def _cohort_or_plan(data, profile):
     "The cohort; as it is published, where its files are missing and its entry knows that."
     from regpre_nb.data.cohorts import cohort_entry
     from regpre_nb.method.settings import InputError
+    from regpre_nb.paper.profiles import load_profile
     entry = cohort_entry(data)
     try: return entry.load(None)
     except InputError:
         if not entry.planned: raise
+        cohort = entry.planned()
+        load_profile(profile, cohort)
         typer.echo(f'{data} is not here; these are the runs for it as it is published. The '
                    'keys will be others with its files, whose contents are part of them.', err=True)
-        return entry.planned()
+        return cohort
 
 
 def _times(profile, found, seed, root):
@@ -337,9 +342,9 @@ def runs(
     exact: Annotated[bool, typer.Option('--json', help='All settings of each run, one JSON object a line.')] = False,
 ) -> None:
     "List every run of every study: key, steps, time, whether it is done, what it learns from."
-    from regpre_nb.paper.jobs import run_folder
+    from regpre_nb.paper.jobs import is_made
     from regpre_nb.paper.studies import all_runs
-    cohort = _cohort_or_plan(data)
+    cohort = _cohort_or_plan(data, profile)
     found = all_runs(profile, cohort, seed)
     if exact:
         described = ({'key': run.key, 'kind': type(run).__name__, **asdict(run)} for run in found)
@@ -347,7 +352,7 @@ def runs(
     times, form, total = _times(profile, found, seed, root)
     for run, time_of_it in zip(found, times):
         shown = '?' if time_of_it is None else form.format(time_of_it)
-        done = 'done' if (run_folder(run, root) / 'run.json').exists() else ''
+        done = 'done' if is_made(run, root) else ''
         typer.echo(f'{run.key:38s} {run.steps:7d} steps  {shown:>9s}  '
                    f'{done:4s}  {run.words(cohort)}')
     known = [each for each in times if each is not None]
@@ -357,21 +362,30 @@ def runs(
 
 # %% ../../nbs/use/51_cli.ipynb #ed9d7005
 def _hours(told):
-    "Hours of '36h' or '3d'; None for ''."
+    "Hours of '36h', '3d' or '1d12h'; None for ''."
     from regpre_nb.method.settings import InputError
     if not told: return None
-    if not (found := re.fullmatch(r'(\d{1,5}(?:\.\d{1,3})?)([hd])', told)):
-        raise InputError(f'--deadline {told}: is not a time such as 36h or 3d; correct it.')
-    return float(found[1])*(24 if found[2] == 'd' else 1)
+    number = r'\d{1,5}(?:\.\d{1,3})?'
+    found = re.fullmatch(f'(?:({number})d)?(?:({number})h)?', told)
+    hours = 24*float(found[1] or 0) + float(found[2] or 0) if found else 0
+    if not hours: raise InputError(f'--deadline {told}: is not a time above 0, such as 36h, 3d or 1d12h; correct it.')
+    return hours
+
+
+def _refuse_price(price):
+    "Raise where a price is infinite or no number."
+    from regpre_nb.method.settings import InputError
+    if price is not None and not math.isfinite(price):
+        raise InputError(f'--price {price}: is not what an hour can cost; give a number, 0 or more.')
 
 
 def _rates(runs, profile, cohort, gpus, quick):
     "What is known of this machine: measured earlier, or now; None where the table is to be taken."
     from regpre_nb.learn.training import default_device
     from regpre_nb.paper.rates import keep_rates, kept_rates, measure_rates
-    if quick: return None
-    if gpus and default_device().type == 'cpu':
-        typer.echo('There is no GPU here to be measured; the rates are those of the table, of one H100.', err=True)
+    if quick or (gpus and default_device().type == 'cpu'):
+        why = 'Nothing is measured' if quick else 'There is no GPU here to be measured'
+        typer.echo(f'{why}; the rates are those of a table, of one {"H100" if gpus else "core"}.', err=True)
         return None
     if kept := kept_rates(profile, cohort): return kept
     typer.echo(f'Measuring for two minutes on {default_device()}; this is kept.', err=True)
@@ -379,17 +393,19 @@ def _rates(runs, profile, cohort, gpus, quick):
     keep_rates(rates, profile, cohort)
     return rates
 
-
+# %% ../../nbs/use/51_cli.ipynb #da115a8e
 def _told_bill(bill, deadline, needed):
     "The bill in lines."
     from regpre_nb.use.life import in_words
-    yield f'{bill.runs} runs, {bill.gpu_hours:,.1f} GPU hours and {bill.core_hours:,.1f} core hours'
+    yield f'{_count(bill.runs, "run")}, {bill.gpu_hours:,.1f} GPU hours and {bill.core_hours:,.1f} core hours'
     yield (f'{in_words(3600*bill.hours)} on {_count(bill.gpus, "GPU")} and {_count(bill.cores, "core")}; '
            f'the longest chain of runs takes {in_words(3600*bill.least_hours)}')
-    yield f'{bill.disk_gb:,.1f} GB of disk while they are trained; memory for the largest run: {bill.memory_gb:.1f} GB'
+    yield f'{bill.disk_gb:,.1f} GB of disk while they are trained; memory for the largest run: {bill.memory_gb:,.1f} GB'
     if bill.price is not None: yield f'{bill.price:,.2f} for the GPU hours'
-    if not deadline: return
-    more = 'no number of GPUs is enough' if needed is None else f'it takes {_count(needed, "GPU")}'
+    if deadline is None: return
+    more = f'it takes {_count(needed, "GPU")}' if needed else \
+        f'no number of {"GPUs" if bill.gpus else "cores"} is enough' if bill.least_hours > deadline else \
+        'it takes more cores'
     yield f'within {in_words(3600*deadline)}: {"yes" if bill.hours <= deadline else f"no, {more}"}'
 
 # %% ../../nbs/use/51_cli.ipynb #2d2a3757
@@ -399,18 +415,22 @@ def plan_bill(
     data: DataOption = 'ixi',
     seed: SeedOption = 0,
     root: RootOption = Path('.'),
-    gpus: Annotated[int, typer.Option(min=0, help='GPUs, each for a run at a time; 0: none.')] = 1,
-    cores: Annotated[int, typer.Option(min=0, help='Cores, each for a run that needs no GPU; 0: those here.')] = 0,
-    deadline: Annotated[str, typer.Option(help='When all must be done: 36h, 3d.')] = '',
-    price: Annotated[float | None, typer.Option(min=0, help='Of a GPU hour.')] = None,
+    gpus: Annotated[int, typer.Option(min=0, help='Number of GPUs, each for one run at a time; 0: none.')] = 1,
+    cores: Annotated[int, typer.Option(min=0, help='Number of cores, each for one run at a time that needs no GPU; 0: '
+                                                  'all cores of this machine.')] = 0,
+    deadline: Annotated[str, typer.Option(help='Time within which all must be done, as 36h, 3d or 1d12h.')] = '',
+    price: Annotated[float | None, typer.Option(min=0, help='Price of one GPU hour, in any currency.')] = None,
     quick: Annotated[bool, typer.Option('--quick', help='Measure nothing; take the rates of a table.')] = False,
     as_json: Annotated[bool, typer.Option('--json', help='Print the sum and all runs as JSON.')] = False,
 ) -> None:
     "Say what the runs that are not done will take: hours, disk, memory, money, and whether it ends in time."
     from regpre_nb.paper.bill import bill, gpus_needed, schedule
     from regpre_nb.paper.costs import cost
-    from regpre_nb.paper.studies import all_runs, is_made
-    hours, cohort, cores = _hours(deadline), _cohort_or_plan(data), cores or os.cpu_count() or 1
+    from regpre_nb.paper.jobs import is_made
+    from regpre_nb.paper.studies import all_runs
+    root, hours, cores = _project(root), _hours(deadline), cores or os.cpu_count() or 1
+    _refuse_price(price)
+    cohort = _cohort_or_plan(data, profile)
     left = [run for run in all_runs(profile, cohort, seed) if not is_made(run, root)]
     rates = _rates(left, profile, cohort, gpus, quick)
     costs = {run.key: cost(run, cohort, gpus > 0, rates) for run in left}
@@ -460,13 +480,25 @@ def _launch(processes, words, key):
                          'give the same command: the run goes on from its last checkpoint.')
 
 
+def _sharing(run, processes):
+    "How many processes share the steps of a run; says so where these are fewer than were asked for."
+    several = run.training.processes(processes) if run.steps else 1
+    if several < processes and 'RANK' not in os.environ:
+        batches = run.training.accumulate if run.steps else 0
+        typer.echo(f'{run.key}: of {processes} processes {several} will do; batches of a step to share: {batches}.',
+                   err=True)
+    return several
+
+
 def _run_named(key, profile, data, seed):
     "The run with this key."
-    from regpre_nb.method.settings import InputError
+    from regpre_nb.method.settings import InputError, meant
     from regpre_nb.paper.studies import all_runs
     found = {run.key: run for run in all_runs(profile, data, seed)}
     if key in found: return found[key]
-    raise InputError(f'There is no run {key!r} in profile {profile} on {data}; `regpre runs` lists them.')
+    asked = shlex.join(['regpre', 'runs', '--profile', profile, '--data', data, *['--seed', str(seed)]*(seed > 0)])
+    raise InputError(f'There is no run {key!r} in profile {profile} on {data}{meant(key, found)}; '
+                     f'`{asked}` lists them.')
 
 # %% ../../nbs/use/51_cli.ipynb #24adf282
 @app.command('train')
@@ -476,7 +508,8 @@ def train_one(
     data: DataOption = 'template',
     seed: SeedOption = 0,
     root: Annotated[Path, typer.Option(help='Where the folder runs/ lies.')] = Path('.'),
-    processes: Annotated[int, typer.Option(min=1, help='That share its steps, one a GPU; at most so many.')] = 1,
+    processes: Annotated[int, typer.Option(min=1, help='Largest number of processes that share the steps of the run, '
+                                                       'each on a GPU of its own.')] = 1,
 ) -> None:
     "Train and score one run, with what it starts from; go on if it was interrupted."
     import torch.distributed as dist
@@ -485,7 +518,7 @@ def train_one(
     from regpre_nb.use.life import end_with_reproduction
     end_with_reproduction(root)
     run = _run_named(key, profile, data, seed)
-    several = run.training.processes(processes) if run.steps else 1
+    several = _sharing(run, processes)
     if several > 1 and 'RANK' not in os.environ:
         words = [key, '--profile', profile, '--data', data, '--seed', str(seed), '--root', str(root)]
         return _launch(several, words, key)

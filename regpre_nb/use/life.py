@@ -9,7 +9,6 @@ __all__ = ['LEADER', 'held', 'at_work', 'leader', 'claim', 'end_with_reproductio
 
 # %% ../../nbs/use/50_life.ipynb #e927a0b2
 import gzip
-import json
 import os
 import platform
 import shutil
@@ -27,10 +26,10 @@ from typing import NamedTuple
 from filelock import FileLock, Timeout, lock_descriptor
 
 from ..data.cohorts import Cohort, load_cohort
-from ..data.files import end_group, make_folder, only_process, write_bytes, write_json
+from ..data.files import end_group, make_folder, only_process, read_record, write_bytes, write_json
 from ..method.settings import InputError
-from ..paper.jobs import Run, outdated, run_folder
-from ..paper.studies import STUDIES, is_made, studies, study_runs, with_pretraining
+from ..paper.jobs import Run, has_ended, is_made, outdated, run_folder
+from ..paper.studies import STUDIES, studies, study_runs, with_pretraining
 
 # %% ../../nbs/use/50_life.ipynb #6c040a51
 def held(path: Path,  # of a lock
@@ -182,21 +181,31 @@ def _speeds(runs, root):
             spent[_kind(run)] = steps + step, before + seconds
     return {kind: seconds / steps for kind, (steps, seconds) in spent.items()}
 
+# %% ../../nbs/use/50_life.ipynb #ef7df6a5
+def _sound(entry):
+    "Whether an entry of a summary tells of the runs of a study."
+    runs = entry.get('runs') if isinstance(entry, dict) else None
+    return isinstance(runs, dict) and all(isinstance(record, dict) for record in runs.values())
+
+
+def _tells_time(entry):
+    "Whether a study or a run says how long it took."
+    return isinstance(entry.get('seconds'), int | float)
+
 
 def _summary(results):
-    "What results/.../run.json says of its studies."
-    try: return json.loads((results / 'run.json').read_text(encoding='utf-8'))
-    except (OSError, ValueError): return {}
+    "What results/.../run.json says of its studies; what is damaged is left out."
+    return {study: entry for study, entry in read_record(results / 'run.json').items() if _sound(entry)}
 
 
 def _earlier(folder):
     "Name of a run or study -> seconds and steps, as an earlier reproduction stored them with its results."
     summary = _summary(folder)
-    found = {study: (entry['seconds'], 0) for study, entry in summary.items() if 'seconds' in entry}
-    for entry in summary.values():
-        for record in entry['runs'].values():
-            steps = (record['run'].get('training') or {}).get('steps', 0)
-            found[record['run']['name']] = record['seconds'], steps
+    found = {study: (entry['seconds'], 0) for study, entry in summary.items() if _tells_time(entry)}
+    for record in (record for entry in summary.values() for record in entry['runs'].values() if _tells_time(record)):
+        with suppress(KeyError, TypeError, AttributeError):  # it is damaged
+            run = record['run']
+            found[run['name']] = record['seconds'], (run.get('training') or {}).get('steps', 0)
     return found
 
 # %% ../../nbs/use/50_life.ipynb #b74492e5
@@ -232,14 +241,14 @@ def in_words(seconds: float | None,  # a time; None: not known
     if seconds is None: return '?'
     if seconds < 60: return f'{seconds:.0f} s'
     if seconds < 5400: return f'{seconds / 60:.0f} min'
-    return f'{seconds / 3600:.1f} h' if seconds < 48 * 3600 else f'{seconds / 86400:.1f} days'
+    return f'{seconds / 3600:.1f} h' if seconds < 48 * 3600 else f'{seconds / 86400:,.1f} days'
 
 # %% ../../nbs/use/50_life.ipynb #71e21ba5
 def _run_job(run, root, pace, reason=''):
     "How far a run is; `reason` says why a finished one does not count."
     folder = run_folder(run, root)
     (step, steps, spent), log = run.done(folder), folder / 'output.txt'
-    if (folder / 'run.json').exists() and not reason: return Job(run.key, 'done', log, steps, steps, 0.0)
+    if not reason and has_ended(folder): return Job(run.key, 'done', log, steps, steps, 0.0)
     running = held(folder / '.lock')
     error = reason or ('' if running else _failure(log, folder / 'failed.txt'))
     left = spent / step * (steps - step) if step and steps else pace.seconds(run)
@@ -293,17 +302,15 @@ def make_plan(profile: str,    # a key of `PROFILES`
 # %% ../../nbs/use/50_life.ipynb #d470e9f2
 def _origin(record):
     "What decides the numbers of a run, of all that its record says."
-    known = record.get('made_from', {})
+    known = record.get('made_from')
+    known = known if isinstance(known, dict) else {}
     return {name: known.get(name) for name in ('learned', 'parent', 'weights', 'scored')}
 
 
 def _origins(plan):
     "Key -> what each finished run was made from."
-    found = {}
-    for run in plan.runs:
-        with suppress(OSError, ValueError):
-            found[run.key] = _origin(json.loads((run_folder(run, plan.root) / 'run.json').read_text(encoding='utf-8')))
-    return found
+    records = {run.key: read_record(run_folder(run, plan.root) / 'run.json') for run in plan.runs}
+    return {key: _origin(record) for key, record in records.items() if record}
 
 
 def _drawn(plan):
@@ -442,7 +449,7 @@ def restore_runs(runs: Sequence[Run],  # in an order in which they can be traine
                 content = path.read_bytes()
                 if path.suffix == '.gz': write_bytes(target / path.stem, gzip.decompress(content))
                 elif path.name == 'made_from.json':
-                    write_json(target / path.name, json.loads(content) | {'stored': True})
+                    write_json(target / path.name, read_record(path) | {'stored': True})
                 else: write_bytes(target / path.name, content)
         taken.append(run.key)
     return taken

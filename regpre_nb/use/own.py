@@ -322,7 +322,8 @@ commands = typer.Typer()
 OutArgument = Annotated[Path, typer.Argument(help='Where to keep weights, checkpoints and logs.')]
 EncoderSettingsOption = Annotated[str, typer.Option('--settings', help="Of the encoder, to change: JSON.")]
 RateOption = Annotated[float | None, typer.Option('--learning-rate', help="At the first step; default: the profile's.")]
-OwnSeedOption = Annotated[int, typer.Option('--seed', min=0, help='Of weights, batches and subsets.')]
+OwnSeedOption = Annotated[int, typer.Option('--seed', min=0, max=2**32 - 1,
+                                           help='Seed of weights, batches and subsets.')]
 PluginOption = Annotated[list[str], typer.Option('--plugin', help='A file or module that adds an encoder; repeat.')]
 QuietOption = Annotated[bool, typer.Option('--quiet', help='Show no bar.')]
 
