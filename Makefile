@@ -30,11 +30,12 @@ export REGPRE_FIXTURES
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check reproduce tables dry-run bench slurm-test scale-test gpu-check faults lab docs prepare release canary clean audit mutants determinism fuzz
+.PHONY: help setup test long-test check reproduce tables dry-run bench slurm-test scale-test gpu-check faults lab docs prepare release canary clean audit mutants determinism fuzz
 
 help:
 	@echo 'make setup       the environment: .venv, from constraints.txt'
 	@echo 'make test        every notebook, the guards and a tiny reproduction'
+	@echo 'make long-test   the same and what takes longer (25 minutes)'
 	@echo 'make check       while editing: export, clean, lint, run the changed pages   [PAGE=07_losses]'
 	@echo 'make mutants     how many small faults, planted in losses, metrics, warps and statistics, the tests notice (an hour)'
 	@echo 'make determinism whether runs of one training end with the same bits, in results/faults (a minute)'
@@ -71,6 +72,10 @@ setup: .venv/.ready
 
 test: setup
 	@$(RUN)/python -m pytest tests
+
+# What takes minutes and seldom breaks: the GPU script on a CPU, JupyterLab, a cohort that is installed, studies anew.
+long-test: setup
+	@LONG_TESTS=1 $(RUN)/python -m pytest tests
 
 ALWAYS := test_sync or test_imports_go_down or test_numbers
 EACH   := test_runs or test_clean or test_opening or test_documented or test_safe or test_no_machine_paths

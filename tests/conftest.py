@@ -5,10 +5,14 @@ import os
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 os.chdir(ROOT)  # nbdev looks for settings.ini upwards from the working folder
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # two workers on two cores
 os.environ.setdefault('MPLBACKEND', 'agg')
+
+long = pytest.mark.skipif(os.environ.get('LONG_TESTS') != '1', reason='takes long; make long-test runs it')
 
 
 def notebooks(*folders: str) -> list[Path]:

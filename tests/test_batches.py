@@ -8,6 +8,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from conftest import long
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -374,6 +375,7 @@ def test_runs_side_by_side(tmp_path):
     assert train_side_by_side(runs, tmp_path, 2, seconds=0.) == dict.fromkeys((run.key for run in runs), 'waiting')
 
 
+@long
 @pytest.mark.filterwarnings('ignore::UserWarning')
 @pytest.mark.parametrize('name', ['pretraining', 'fine-tuning'])
 def test_network_and_loss_are_one_graph(name, three_pairs):

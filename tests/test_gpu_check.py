@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 import torch
 from commands import environment, hippocampus_like
-from conftest import ROOT
+from conftest import ROOT, long
 from safetensors.torch import save_file
 
 from regpre_nb.data.cohorts import load_cohort
@@ -70,6 +70,7 @@ def test_packed_data_are_the_same(data):
     assert not (data[1] / 'hippocampus_msd04' / 'README.md').exists()
 
 
+@long
 def test_everything_in_one_call_and_a_second_call_goes_on(data, tmp_path):
     lacking, out, again = blocked(tmp_path / 'lacking'), tmp_path / 'out', tmp_path / 'again'
     told = checked(out, '--root', tmp_path / 'root', '--limit', 240, '--runs', 1, data=data[1], lacking=lacking)

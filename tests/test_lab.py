@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 from browser import browser, needs_browser, wait_for
-from conftest import ROOT, source
+from conftest import ROOT, long, source
 
 from regpre_nb.data.files import cache_folder
 
@@ -73,6 +73,7 @@ PICTURES = '''[...document.querySelectorAll('.jp-OutputArea img')].map(picture =
 FIRST = '''document.querySelector('.widget-interact img').src'''
 
 
+@long
 @needs_browser
 def test_tour(tmp_path):
     "Run all cells: every picture is there, no cell fails, a slider redraws its picture, nothing is fetched elsewhere."

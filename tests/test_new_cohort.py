@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from commands import environment
+from conftest import long
 from forked import call
 
 from regpre_nb.data.cohorts import COHORTS, check_data, cohort_entry, cohort_names, load_cohort
@@ -124,6 +125,7 @@ def package(site):
     return site
 
 
+@long
 def test_by_installing_it(package, tmp_path):
     "Once its package is installed, the command line knows the cohort, from the list to its runs."
     data = tmp_path / 'data'

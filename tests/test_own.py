@@ -11,7 +11,7 @@ import time
 import pandas as pd
 import pytest
 from commands import COMMAND, case, environment, listed, regpre, save
-from conftest import ROOT
+from conftest import ROOT, long
 from forked import call
 from test_bad_input import refused
 
@@ -143,6 +143,7 @@ def broken_off(number, step, arguments, folder, cwd):
     return said
 
 
+@long
 def test_going_on(place, tmp_path):
     "Killed, then stopped by Ctrl-C, the same command goes on, and ends as one that was never broken off."
     images = '--manifest', place / 'images' / 'cohort.csv'

@@ -11,7 +11,7 @@ import pandas as pd
 import psutil
 import pytest
 from commands import COMMAND, environment, hippocampus_like, regpre
-from conftest import ROOT, parsed, texts_of
+from conftest import ROOT, long, parsed, texts_of
 from filelock import FileLock
 from matplotlib.image import imread
 
@@ -223,6 +223,7 @@ def test_table_without_weights(project, tmp_path):
     pd.testing.assert_frame_equal(again[shared], stored[shared], check_dtype=False, rtol=1e-9)
 
 
+@long
 def test_hippocampus(project, tmp_path):
     "A study on files under REGPRE_DATA: subject to subject, runs trained in the notebook."
     hippocampus_like(tmp_path)

@@ -3,6 +3,7 @@ import shutil
 
 import pandas as pd
 from commands import regpre
+from conftest import long
 from test_reproduce import copy_project
 
 from regpre_nb.data.cohorts import load_cohort
@@ -11,6 +12,7 @@ from regpre_nb.paper.studies import study_runs
 ASKED = '--profile', 'smoke', '--data', 'template'
 
 
+@long
 def test_tables_without_training(tmp_path):
     copy_project(tmp_path)
     at, results = ('--root', tmp_path), tmp_path / 'results' / 'smoke-template'

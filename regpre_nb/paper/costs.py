@@ -136,7 +136,8 @@ def cost(run: Run,                    # any
     device = 'gpu' if gpu else 'cpu'
     rates = rates or RATES[device]
     voxels = math.prod(cohort.shape)
-    seconds = rates.process + rates.start + pairs_trained(run) * seconds_of_step(run, voxels, rates) \
+    start = rates.start if isinstance(run, Trained) else 0.
+    seconds = rates.process + start + pairs_trained(run) * seconds_of_step(run, voxels, rates) \
         + pairs_looked_at(run, cohort) * seconds_of_pair(run, voxels, rates)
     return Cost(round(seconds / 60, 2), int(gpu), _memory(run, cohort, device), _disk(run))
 
