@@ -83,7 +83,8 @@ def time_training(
         scored, ends = time.perf_counter(), read_log(Path(folder)/'log.jsonl')['seconds'].to_numpy()
     step = float(np.median(np.diff(ends)[1:]))
     around = learned - begun - step*steps  # the first steps compile
-    return step/(run.training.batch*run.training.accumulate), (scored - begun_scoring)/4 if run.scored else math.nan, around
+    pair = (scored - begun_scoring)/4 if run.scored else math.nan
+    return step/(run.training.batch*run.training.accumulate), pair, around
 
 
 def time_pairwise(
