@@ -683,3 +683,70 @@ def test_apply_beside_simpleitk():
         told = sitk.GetArrayFromImage(sitk.Resample(as_itk(moving), like, move, kind, 0., sitk.sitkFloat32)).T
         assert (np.abs(found - told) < 1e-4).mean() > 0.995, how  # a voxel half-way may go to either side
         assert found.std() > 0.1
+
+
+# What survived the first round of tools/mutants.py
+
+def scores(people: int, seeds: int, spread: float = 0.05, between: float = 0.02, atlas: bool = False) -> pd.DataFrame:
+    "A table of pairs and seeds in which each person and each seed adds something of its own."
+    rng = np.random.default_rng(people + 10 * seeds)
+    pairs = [(f'{n}', 'atlas' if atlas else f'm{n}', f'f{n}') for n in range(people)]
+    index = pd.MultiIndex.from_tuples(pairs, names=['pair', 'moving', 'fixed'])
+    values = 0.7 + spread * rng.standard_normal((people, 1)) + between * rng.standard_normal((1, seeds))
+    return pd.DataFrame(values, index=index, columns=range(seeds))
+
+
+@pytest.mark.parametrize('seeds', [1, 4])
+def test_interval_of_people_and_seeds(seeds):
+    "As wide as the variances of both add up to, each by Student's t; one seed has no deviation."
+    table = scores(40, seeds, atlas=True)
+    found, values = estimate(table), table.to_numpy()
+    widths = [stats.t.ppf(0.975, n - 1) * means.std(ddof=1) / math.sqrt(n)
+              for n, means in ((40, values.mean(axis=1)), (seeds, values.mean(axis=0))) if n > 1]
+    assert math.isclose((found.high - found.low) / 2, math.hypot(*widths), rel_tol=0.12)
+    assert found.seeds == seeds and found.subjects == 40
+    if seeds == 1: assert math.isnan(found.sd_seeds)
+    else: assert math.isclose(found.sd_seeds, values.mean(axis=0).std(ddof=1))
+    assert (found.lowest, found.highest) == (values.mean(axis=1).min(), values.mean(axis=1).max())
+
+
+@pytest.mark.parametrize('people, finite', [(5, False), (6, True)])
+def test_few_people_have_no_interval(people, finite):
+    "Five are too few where the atlas is moving, and the atlas is nobody; without an atlas both ends are drawn."
+    found = estimate(scores(people, 2, atlas=True))
+    assert found.subjects == people and math.isfinite(found.low) == math.isfinite(found.p_value) == finite
+    assert estimate(scores(people, 2)).subjects == 2 * people
+
+
+def test_p_values():
+    "The smallest that the draws allow where all are on one side, and 1 at most where the mean is 0."
+    table = scores(12, 1, atlas=True)
+    assert math.isclose(estimate(table, resamples=999).p_value, 2 / 1000)
+    centred = table - table.to_numpy().mean()
+    assert 0.8 < estimate(centred, resamples=999).p_value <= 1
+    assert estimate(pd.Series([0.1, 0.2, 0.3])).seeds == 0
+
+
+def test_landmarks_of_a_pair():
+    "Two have a deviation, one has none; a spacing with a zero is refused, and so is a table that lacks a number."
+    still, points = torch.zeros(1, 3, 8, 8, 8), torch.tensor([[1., 1, 1], [2, 2, 2]])
+    moved = points + torch.tensor([[1., 0, 0], [3, 0, 0]])
+    assert math.isclose(tre(points, moved, still, (1, 1, 1)).sd, math.sqrt(2), rel_tol=1e-6)
+    assert math.isnan(tre(points[:1], moved[:1], still, (1, 1, 1)).sd)
+    with pytest.raises(ValueError, match='three positive'): tre(points, moved, still, (1, 0, 1))
+
+
+def test_points_that_lack_a_number(tmp_path):
+    "One that is missing among others is seen."
+    path = tmp_path / 'points.csv'
+    path.write_text('x,y,z\n1,2,3\n4,,6\n', encoding='utf-8')
+    with pytest.raises(ValueError, match='a coordinate is missing'): transforms.read_points(path)
+    path.write_text('x,y,z\n1,2,3\n', encoding='utf-8')
+    assert transforms.read_points(path)[1].tolist() == [[1, 2, 3]]
+
+
+def test_label_maps_are_not_negative():
+    "An image of whole numbers below 0, as CT has them, is none; the same from 0 up is one."
+    blocks = np.kron(np.arange(27).reshape(3, 3, 3) % 4, np.ones((4, 4, 4))).astype(np.float32)
+    assert transforms.is_label_map(Volume(blocks, np.eye(4)), np.int16)
+    assert not transforms.is_label_map(Volume(blocks - 2, np.eye(4)), np.int16)

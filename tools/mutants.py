@@ -46,13 +46,13 @@ class Subject(NamedTuple):
 SUBJECTS = {
     'losses': Subject('regpre_nb.method.losses', 'method/07_losses',
                       'ncc or diffusion or divergence or soft_dice or mind or edges or mutual or loss_is'),
-    'metrics': Subject('regpre_nb.method.metrics', 'method/08_metrics', 'test_dice or ndv or folding or tre'),
+    'metrics': Subject('regpre_nb.method.metrics', 'method/08_metrics', 'test_dice or ndv or folding or tre or landmarks_of'),
     'spatial': Subject('regpre_nb.method.spatial', 'method/01_spatial',
                        'warp or corners or read_at or group or compose or integration or test_jacobian or sizes or '
                        'smoothing or along'),
-    'statistics': Subject('regpre_nb.compare.statistics', 'compare/30_statistics', 'holm or interval or summary'),
+    'statistics': Subject('regpre_nb.compare.statistics', 'compare/30_statistics', 'holm or interval or summary or p_values or few_people'),
     'transforms': Subject('regpre_nb.use.transforms', 'use/50a_transforms',
-                          'files or fsl or row or inverse or of_a_warp or apply'),
+                          'files or fsl or row or inverse or of_a_warp or apply or points_that or label_maps'),
 }
 
 # The changes
