@@ -50,7 +50,8 @@ SUBJECTS = {
     'spatial': Subject('regpre_nb.method.spatial', 'method/01_spatial',
                        'warp or corners or read_at or group or compose or integration or test_jacobian or sizes or '
                        'smoothing or along'),
-    'statistics': Subject('regpre_nb.compare.statistics', 'compare/30_statistics', 'holm or interval or summary or p_values or few_people'),
+    'statistics': Subject('regpre_nb.compare.statistics', 'compare/30_statistics',
+                          'holm or interval or summary or p_values or few_people'),
     'transforms': Subject('regpre_nb.use.transforms', 'use/50a_transforms',
                           'files or fsl or row or inverse or of_a_warp or apply or points_that or label_maps'),
 }
