@@ -46,7 +46,8 @@ class Subject(NamedTuple):
 SUBJECTS = {
     'losses': Subject('regpre_nb.method.losses', 'method/07_losses',
                       'ncc or diffusion or divergence or soft_dice or mind or edges or mutual or loss_is'),
-    'metrics': Subject('regpre_nb.method.metrics', 'method/08_metrics', 'test_dice or ndv or folding or tre or landmarks_of'),
+    'metrics': Subject('regpre_nb.method.metrics', 'method/08_metrics',
+                       'test_dice or ndv or folding or tre or landmarks_of'),
     'spatial': Subject('regpre_nb.method.spatial', 'method/01_spatial',
                        'warp or corners or read_at or group or compose or integration or test_jacobian or sizes or '
                        'smoothing or along'),
