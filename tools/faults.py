@@ -720,7 +720,8 @@ def show(tallies: list[Tally]) -> None:
 def write(tallies: list[Tally], path: Path) -> None:
     "Write the table."
     with replacing(path) as temporary, open(temporary, 'w', newline='', encoding='utf-8') as file:
-        csv.writer(file).writerows([SHOWN, *([getattr(tally, name) for name in SHOWN] for tally in tallies)])
+        rows = [[getattr(tally, name) for name in SHOWN] for tally in tallies]
+        csv.writer(file, lineterminator='\n').writerows([SHOWN, *rows])
 
 
 def every(folder: Path, chance: random.Random, share: float, tries: int, only: str = '') -> Iterator[Tally]:

@@ -311,7 +311,7 @@ def replace(path: Path, rows: list[dict]) -> None:
     "Write a table, whole or not at all."
     unfinished = path.with_suffix('.tmp')
     with open(unfinished, 'w', newline='', encoding='utf-8') as file:
-        table = csv.DictWriter(file, list(rows[0]))
+        table = csv.DictWriter(file, list(rows[0]), lineterminator='\n')
         table.writeheader()
         table.writerows(rows)
     unfinished.replace(path)
