@@ -64,7 +64,7 @@ def _tried(run: Trained, shape: tuple, steps: int) -> Trained:
     if isinstance(run, Pretrain): changes['images'] = 'random'
     return replace(run, **changes)
 
-
+# %% ../../nbs/paper/42c_rates.ipynb #3eab97f5
 def time_training(
     run: Trained,      # what is tried of it is short
     cohort: Cohort,    # noise
@@ -86,7 +86,7 @@ def time_training(
     pair = (scored - begun_scoring)/4 if run.scored else math.nan
     return step/(run.training.batch*run.training.accumulate), pair, around
 
-
+# %% ../../nbs/paper/42c_rates.ipynb #13fabab4
 def time_pairwise(
     run: Pairwise,   # with its first settings
     cohort: Cohort,  # noise
