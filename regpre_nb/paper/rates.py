@@ -22,7 +22,7 @@ from ..data.cohorts import Cohort
 from ..data.files import cache_folder, read_record, write_json
 from ..learn.training import default_device, read_log
 from ..method.settings import InputError
-from .costs import FORWARD, RATES, Rates, seconds_of_pair, seconds_of_step
+from .costs import FORWARD, RATES, Rates, kind_of, seconds_of_pair, seconds_of_step
 from .jobs import Finetune, OnImages, Pairwise, Pretrain, Run, Synth, Trained, Workplace
 
 # %% ../../nbs/paper/42c_rates.ipynb #00df6cf1
@@ -103,8 +103,8 @@ def _kinds(runs: Iterable[Run], cohort: Cohort) -> dict[str, Run]:
     "One run of each kind that takes time, by the name of its rate."
     found: dict[str, Run] = {}
     for run in runs:
-        name = run.task.method if isinstance(run, Pairwise) else 'pretrain' if isinstance(run, Pretrain) else \
-            'synth' if isinstance(run, Synth) else 'register' if isinstance(run, Finetune) else None
+        own = isinstance(run, Pretrain | Finetune | Synth)  # kinds that others add are not tried
+        name = run.task.method if isinstance(run, Pairwise) else kind_of(run) if own else ''
         if name and (name not in found or run.steps > found[name].steps): found[name] = run
     return found
 
