@@ -745,7 +745,7 @@ def _shown(error):
     "What an error says, with control characters of file names spelt out; the lines of a list are indented."
     told = f'{error.filename}: {error.strerror}; check the name.' if isinstance(error, OSError) else str(error)
     lines = re.split(r'\n(?=  )', told if told.endswith('.') or '\n  ' in told else f'{told}.')
-    return '\n'.join(''.join(c if c.isprintable() else ascii(c)[1:-1] for c in line) for line in lines)
+    return '\n'.join(map(register_command.printable, lines))
 
 # %% ../../nbs/use/51_cli.ipynb #96ee6e0f
 def main() -> None:

@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 
-from ..data.files import file_fingerprint, file_name, make_folder, read_rows, replacing, write_json
+from ..data.files import file_fingerprint, file_name, make_folder, read_record, read_rows, replacing, write_json
 from ..data.processes import side_by_side
 from ..learn.training import default_device, every_device
 from ..learn.weights import find_weights
@@ -102,9 +102,8 @@ def _outputs(pair: ListedPair) -> tuple[str, ...]:
 
 def _record(place: Path) -> dict:
     "What was written beside a result; nothing where there is none, or a damaged one."
-    try: record = json.loads((place/'record.json').read_text(encoding='utf-8'))
-    except (OSError, ValueError): return {}
-    return record if isinstance(record, dict) and {'made_from', 'files', 'metrics'} <= {*record} else {}
+    record = read_record(place/'record.json')
+    return record if {'made_from', 'files', 'metrics'} <= {*record} else {}
 
 
 def _sizes(place: Path, pair: ListedPair) -> dict[str, int]:
@@ -164,9 +163,7 @@ def _note(folder: Path, pair: ListedPair, reason: str) -> None:
 # %% ../../nbs/use/50h_many.ipynb #ae5901b6
 def _failure(folder: Path, name: str) -> dict:
     "Why a pair has no result; nothing where it has one, or was not tried."
-    try: told = json.loads((folder/'.failed'/f'{name}.json').read_text(encoding='utf-8'))
-    except (OSError, ValueError): return {}
-    return told if isinstance(told, dict) else {}
+    return read_record(folder/'.failed'/f'{name}.json')
 
 
 def write_tables(

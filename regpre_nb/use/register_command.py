@@ -7,7 +7,7 @@ __all__ = ['commands', 'MovingArgument', 'FixedArgument', 'OutputOption', 'WarpO
            'LabelsOption', 'WarpedOption', 'AlsoOption', 'AffineOption', 'InitialOption', 'MaskOption', 'MetricOption',
            'StepsOption', 'SpacingOption', 'ModelOption', 'DeviceOption', 'PrecisionOption', 'SeedOption',
            'ThreadsOption', 'ReportOption', 'JsonOption', 'QuietOption', 'PairsOption', 'PartOption', 'WorkersOption',
-           'Metric', 'Precision', 'register_images']
+           'Metric', 'Precision', 'printable', 'register_images']
 
 # %% ../../nbs/use/50i_register_command.ipynb #90c8821d
 import json
@@ -147,6 +147,13 @@ PairsOption = Annotated[Path | None, typer.Option(help='Register the pairs of a 
 PartOption = Annotated[str, typer.Option(help="With --pairs, K/N: the K-th of N shares; 'array': by SLURM's array.")]
 WorkersOption = Annotated[int, typer.Option(min=0, max=1024, help='With --pairs: processes; 0: one a GPU or core.')]
 
+# %% ../../nbs/use/50i_register_command.ipynb #ba698c1c
+def printable(text: str,  # one line, with names of files that may be anybody's
+             ) -> str:
+    "A text whose control characters are spelt out: a terminal would obey them."
+    return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 # %% ../../nbs/use/50i_register_command.ipynb #bff818da
 def _part(told):
     "Number and count of the shares that '2/8' or a job of SLURM's array stands for."
@@ -165,11 +172,6 @@ def _part(told):
     return int(found[1]), int(found[2])
 
 
-def _printable(text):
-    "A text whose control characters are spelt out: a terminal would obey them."
-    return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
 def _register_listed(table, folder, part, workers, quiet, **options):
     "Work through a table of pairs, and say what came of it."
     from tqdm import tqdm
@@ -182,7 +184,7 @@ def _register_listed(table, folder, part, workers, quiet, **options):
             new, lost = new + (not reason), lost + bool(reason)
             bar.total = bar.n + 1 + left
             bar.update()
-            if reason: tqdm.write(_printable(f'{name}: {reason}'), file=sys.stderr)
+            if reason: tqdm.write(printable(f'{name}: {reason}'), file=sys.stderr)
         done, failed = register_pairs(pairs, folder, _part(part), workers, tell=tell, **options)
     if not quiet: typer.echo(f'{folder}: {done} of {len(pairs)} pairs have a result, {new} of them new; {failed} failed'
                              + f', see {folder/"failed.csv"}'*(failed > 0))
