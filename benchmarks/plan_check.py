@@ -1,7 +1,8 @@
 """How far `regpre plan` can be trusted: rates measured for two minutes, then runs of `cpu` from start to end.
 
     python benchmarks/plan_check.py                   results/bench/plan_check.csv; 8 minutes on one idle core
-    python benchmarks/plan_check.py --only baseline --out FILE     fewer runs, to try it
+    python benchmarks/plan_check.py --profile night --data hippocampus --only 'pretrain-sd-kl|baseline-20' --out FILE
+                                                      other runs, of which only the kinds are tried before
 
 Nothing else should be at work. A run's seconds are those of its record, without the start of Python.
 """
@@ -24,16 +25,16 @@ from regpre_nb.paper.jobs import Run, run_folder
 from regpre_nb.paper.rates import measure_rates
 from regpre_nb.paper.studies import all_runs
 
-COMMAND = str(Path(sys.executable).with_name('regpre'))
+COMMAND = sys.executable, '-m', 'regpre_nb.use.cli'
 OUT = Path(__file__).resolve().parent.parent / 'results' / 'bench' / 'plan_check.csv'
 NAMES = ('initial', 'pretrain-sd-kl', 'baseline-100', 'baseline-10', 'sd-kl-100', 'random-only', 'synthmorph-style',
          'convexadam', 'instance')
 
 
-def spent(run: Run, root: Path) -> float:
+def spent(run: Run, profile: str, data: str, root: Path) -> float:
     "Seconds that a run took, in a process of its own as always; what it starts from is trained before."
     for each in run.chain:
-        subprocess.run([COMMAND, 'train', each.key, '--profile', 'cpu', '--data', 'template', '--root', str(root)],
+        subprocess.run([*COMMAND, 'train', each.key, '--profile', profile, '--data', data, '--root', str(root)],
                        check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return read_json(run_folder(run, root) / 'run.json')['seconds']
 
@@ -41,19 +42,25 @@ def spent(run: Run, root: Path) -> float:
 def main() -> None:
     "Measure rates, train runs, and write the table."
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--only', default='', help='regular expression of names')
+    parser.add_argument('--profile', default='cpu')
+    parser.add_argument('--data', default='template')
+    parser.add_argument('--only', help='regular expression of names')
+    parser.add_argument('--seconds', type=float, default=120, help='for the rates')
     parser.add_argument('--out', type=Path, default=OUT)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    cohort = load_cohort('template')
-    runs = [run for run in all_runs('cpu', cohort) if run.name in NAMES and re.search(asked.only, run.name)]
-    rates = measure_rates(all_runs('cpu', cohort), cohort)
-    rows, commit = [], run_environment('cpu')['commit']
+    cohort = load_cohort(asked.data)
+    runs = planned = all_runs(asked.profile, cohort)
+    if asked.only: runs = planned = [run for run in runs if re.fullmatch(asked.only, run.name)]
+    else: runs = [run for run in runs if run.name in NAMES]
+    rates = measure_rates(planned, cohort, asked.seconds)
+    rows, told = [], run_environment()
     with tempfile.TemporaryDirectory(prefix='regpre-plan-') as root:
         for run in runs:
-            estimated, took = 60 * cost(run, cohort, False, rates).minutes - rates.process, spent(run, Path(root))
+            estimated = 60 * cost(run, cohort, False, rates).minutes - rates.process
+            took = spent(run, asked.profile, asked.data, Path(root))
             rows.append({'run': run.name, 'estimated_seconds': round(estimated, 1), 'seconds': round(took, 1),
-                         'commit': commit})
+                         'device': told['device'], 'commit': told['commit']})
             print(rows[-1], flush=True)
     table = pd.DataFrame(rows)
     with replacing(asked.out) as path: table.to_csv(path, index=False)

@@ -4,10 +4,14 @@ Skipped where PyTorch finds no accelerator. REGPRE_TEST_DEVICE=cpu runs every li
 against this package's compiled kernels, both on the CPU.
 """
 import os
+import socket
+import subprocess
+import sys
 import warnings
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
+from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
@@ -20,7 +24,7 @@ from regpre_nb.data.cohorts import Cohort
 from regpre_nb.learn.finetune import cohort_batches, finetune, load_network, registration_loss
 from regpre_nb.learn.pretrain import pretrain, pretraining_loss
 from regpre_nb.learn.scoring import evaluate
-from regpre_nb.learn.training import TrainSettings, default_device, fit, make_optimiser, read_log
+from regpre_nb.learn.training import TrainSettings, default_device, fit, make_optimiser, read_log, read_tensors
 from regpre_nb.method.heads import PretrainingNetwork
 from regpre_nb.method.losses import SIMILARITIES, Loss, diffusion, gaussian_kl, local_ncc, soft_dice
 from regpre_nb.method.metrics import dice_per_label, ndv_percent, tre
@@ -484,3 +488,41 @@ def test_register(metric, precision):
     assert there.curve[-1]['loss'] == pytest.approx(here.curve[-1]['loss'], abs=0.02)
     apart = np.linalg.norm(here.warp.displacement - there.warp.displacement, axis=-1)
     assert np.median(apart) < 0.25  # mm, which are voxels here
+
+
+# Several processes
+
+def train_beside(folder, backend):
+    "One of the processes of a run that pretrains with two batches a step; ends with its loss on the screen."
+    if backend: torch.distributed.init_process_group(backend)  # before accelerate chooses the one for several GPUs
+    p = profile()
+    torch.manual_seed(0)
+    training = replace(p.pretrain_training, accumulate=2, steps=4, log_every=1)
+    pretrain(SwinEncoder(p.network), replace(p.pretraining, shape=(32, 32, 32)), training, folder,
+             p.network.resolution, progress=False)
+    torch.distributed.destroy_process_group()
+
+
+def started(folder, processes, backend):
+    "Such a process for each rank, on the one GPU that there is; waits for them."
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
+    variables = os.environ | {'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port), 'WORLD_SIZE': str(processes),
+                              'LOCAL_WORLD_SIZE': str(processes)}
+    if DEVICE.type == 'cpu': variables |= {'CUDA_VISIBLE_DEVICES': '', 'ACCELERATE_USE_CPU': 'true'}
+    code = f'import test_cuda; test_cuda.train_beside({str(folder)!r}, {backend!r})'
+    ranks = [subprocess.Popen([sys.executable, '-c', code], cwd=Path(__file__).parent, text=True,
+                              env=variables | {'RANK': str(rank), 'LOCAL_RANK': '0'}, stderr=subprocess.PIPE)
+             for rank in range(processes)]
+    said = [rank.communicate(timeout=100)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0] * processes, '\n'.join(said)
+    return read_log(folder / 'log.jsonl')['loss'].to_numpy(), read_tensors(folder / 'encoder.safetensors')
+
+
+def test_processes_that_share_a_step(tmp_path):
+    "One process with the backend that accelerate chooses for a GPU, and two that exchange gradients through the CPU."
+    losses, one = started(tmp_path / 'one', 1, None)
+    shared, two = started(tmp_path / 'two', 2, 'gloo')
+    np.testing.assert_allclose(losses, shared, rtol=2e-3)
+    assert max(apart(one[name], two[name]) for name in one) < 1e-3

@@ -641,7 +641,7 @@ def _one_outcome(place: Place, root: Path, tally: Tally, fault: Fault, code: int
 
 def _project(root: Path) -> None:
     "A folder that passes for a clone."
-    shutil.copytree(ROOT / 'nbs' / 'studies', root / 'nbs' / 'studies')
+    for folder in ('nbs/studies', 'results/paper'): shutil.copytree(ROOT / folder, root / folder)
     shutil.copy(ROOT / 'Snakefile', root / 'Snakefile')
 
 
