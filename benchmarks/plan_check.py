@@ -1,8 +1,8 @@
 """How far `regpre plan` can be trusted: rates measured for two minutes, then runs of `cpu` from start to end.
 
-    python benchmarks/plan_check.py                   results/bench/plan_check.csv; 8 minutes on one idle core
+    python benchmarks/plan_check.py    this device's rows of results/bench/plan_check.csv; 8 minutes on one idle core
     python benchmarks/plan_check.py --profile night --data hippocampus --only 'pretrain-sd-kl|baseline-20' --out FILE
-                                                      other runs, of which only the kinds are tried before
+                                       other runs, of which only the kinds are tried before
 
 Nothing else should be at work. A run's seconds are those of its record, without the start of Python.
 """
@@ -55,16 +55,20 @@ def main() -> None:
     else: runs = [run for run in runs if run.name in NAMES]
     rates = measure_rates(planned, cohort, asked.seconds)
     rows, told = [], run_environment()
+    device = 'cpu' if told['device'] == 'cpu' else told['device_name']
+    others = pd.read_csv(asked.out) if asked.out.exists() else pd.DataFrame(columns=['device'])
+    others = others[others.device != device]
     with tempfile.TemporaryDirectory(prefix='regpre-plan-') as root:
         for run in runs:
             estimated = 60 * cost(run, cohort, False, rates).minutes - rates.process
             took = spent(run, asked.profile, asked.data, Path(root))
-            rows.append({'run': run.name, 'estimated_seconds': round(estimated, 1), 'seconds': round(took, 1),
-                         'device': told['device'], 'commit': told['commit']})
+            rows.append({'device': device, 'profile': asked.profile, 'data': asked.data, 'run': run.name,
+                         'estimated_seconds': round(estimated, 1), 'seconds': round(took, 1),
+                         'commit': told['commit']})
             print(rows[-1], flush=True)
-    table = pd.DataFrame(rows)
-    with replacing(asked.out) as path: table.to_csv(path, index=False)
-    sums = table[['estimated_seconds', 'seconds']].sum()
+            with replacing(asked.out) as path:
+                pd.concat([each for each in (others, pd.DataFrame(rows)) if len(each)]).to_csv(path, index=False)
+    sums = pd.DataFrame(rows)[['estimated_seconds', 'seconds']].sum()
     print(f'all runs together: estimated / measured = {sums.iloc[0] / sums.iloc[1]:.3f}')
 
 

@@ -676,27 +676,34 @@ def kill_reproduction(data: Path, folder: Path, chance: random.Random, kills: in
     tally, root, whole = Tally('SIGKILL', 'reproduction'), folder / 'project', folder / 'whole'
     assert ended(start(_every_run, shutil.copytree(data, whole))) == 0, said(whole)
     _project(shutil.copytree(data, root))
-    broken, lost, unclear, seen = [], [], [], {}
+    broken, lost, redone, unclear, seen = [], [], [], [], {}
     for _ in range(kills):
         unclear += _kill_reproduction(root, chance, seconds)
-        now = _of_runs(root)
-        broken, lost = broken + corrupt(root), lost + [str(path) for path in seen if now.get(path) != seen[path]]
-        seen = now
+        broken, (gone, again) = broken + corrupt(root), _changed(seen)
+        lost, redone, seen = lost + gone, redone + again, _of_runs(root)
     code = _reproduce(root).wait()
     if code: unclear.append(f'exit code {code}: {said(root)[-800:]}')
-    now, runs = _of_runs(root), {name: text for name, text in outcome(root).items() if name.startswith('runs/')}
+    gone, again = _changed(seen)
+    runs = {name: text for name, text in outcome(root).items() if name.startswith('runs/')}
     wanted = {name: text for name, text in outcome(whole).items() if name.startswith('runs/')}
     different = [name for name, text in wanted.items() if runs.get(name) != text and not name.endswith('.txt')]
     tally.tries = tally.survived = kills - 1
-    redone = [str(path) for path in seen if now.get(path) != seen[path]]
-    tally.note(corrupt=broken + corrupt(root), lost=lost, redone=redone, different=different, unclear=unclear)
+    tally.note(corrupt=broken + corrupt(root), lost=lost + gone, redone=redone + again, different=different,
+               unclear=unclear)
     return tally
 
 
 def _of_runs(root: Path) -> dict:
-    "What is finished of the runs."
+    "What is finished of the runs; without their marks, which Snakemake removes where it has not seen the end of a job."
     return {path: stamp for path, stamp in settled(root).items() if path.is_relative_to(root / 'runs')
-            and len(path.relative_to(root).parts) > 3}
+            and len(path.relative_to(root).parts) > 3 and path.name != 'run.json'}
+
+
+def _changed(seen: dict) -> tuple[list[str], list[str]]:
+    "Of files that were finished, those that are gone and those that were written again."
+    there = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in seen if path.exists()}
+    return [str(path) for path in seen if path not in there], [
+        str(path) for path, stamp in there.items() if stamp != seen[path]]
 
 
 # The whole

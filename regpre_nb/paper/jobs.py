@@ -234,7 +234,9 @@ class Pretrain(Trained):
         "Train the encoder; leave encoder.safetensors."
         encoder = _seeded(lambda: SwinEncoder(self.network), self.seed)
         (source, cases), batches, validate = self.learns_from(at.cohort), None, None
-        if cases:
+        if self.wants_images:
+            if len(cases) < 2: raise InputError(f'{self.name}: {len(cases)} of the images of {source.name} are left '
+                                                'to pretrain on, and pairs need two; give the cohort more cases.')
             write_manifest(source, cases, at.folder / 'cases.csv')
             batches = cohort_batches(replace(source, atlas=None), cases, self.seed)
             validate = loss_validation(batches, self.task, self.seed)

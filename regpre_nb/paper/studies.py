@@ -252,11 +252,12 @@ def data_fraction(profile: str, cohort: Cohort, seed: int) -> list[Share]:
 
 @study('4_in_domain')
 def in_domain(profile: str, cohort: Cohort, seed: int) -> list[Row]:
-    "Table 3."
+    "Table 3; without the images of a cohort of which too few are left for pairs."
     _, fraction = _in_domain_source(cohort)
+    on_images = in_domain_run(profile, cohort, seed)
     starts = {'baseline': ('Baseline', None),
-              'random': ('Pretrain w/ Rand.', pretraining_run(profile, cohort, seed)),
-              'in-domain': ('Pretrain in-domain', in_domain_run(profile, cohort, seed))}
+              'random': ('Pretrain w/ Rand.', pretraining_run(profile, cohort, seed))}
+    if len(on_images.learns_from(cohort)[1]) > 1: starts['in-domain'] = 'Pretrain in-domain', on_images
     return [Row('initial', 'Initial', initial_run(profile, cohort)),
             *(Row(key, label, finetuning_run(profile, cohort, seed, fraction, encoder))
               for key, (label, encoder) in starts.items())]
