@@ -338,6 +338,12 @@ ASKED = {  # folder under results/ -> how the front page calls it
     'cpu-lung_phantom': 'lung phantom', 'cpu-lung_pair': 'lung pair'}
 
 
+def _share(text: str) -> str:
+    "The part of the images that a claim names first, before what was found; '' for none."
+    named = re.search(r'\d+ %', text)
+    return f'{named[0]}: ' if named else ''
+
+
 def _asked_of(path: Path, cohort: str) -> list[tuple[str, str, str, str, str]]:
     "What a page on claims says to each claim of the front page."
     rows = []
@@ -345,7 +351,8 @@ def _asked_of(path: Path, cohort: str) -> list[tuple[str, str, str, str, str]]:
         named = [row for row, start in HEADLINE.items() if re.match(start, claim)]
         if not named or verdict in (NOT_RUN, 'not testable here'): continue
         found = re.search(r'[+-]\d\.\d+ (?:Dice|mm) \([^;)]+', here)
-        rows.append((named[0], cohort, paper, f'{found[0]})'.replace(' Dice', '') if found else '', verdict))
+        told = f'{_share(claim)}{found[0]})'.replace(' Dice', '') if found else ''
+        rows.append((named[0], cohort, paper, told, verdict))
     return rows
 
 # %% ../../nbs/paper/47_front.ipynb #db670e98
@@ -360,9 +367,7 @@ def _asked_of_gpu(root: str | Path) -> list[tuple[str, str, str, str, str]]:
     table, claims = across_seeds(folder), []
     for one in table[table['seed'].str.startswith('mean')].itertuples():
         found = Estimate(*(getattr(one, field) for field in Estimate._fields))
-        match = 'minus all' in one.what
-        share = '' if match or one.what.startswith('all') else f'{one.what.split(":")[0]}: '
-        told = f'{share}{found.mean:+.4f} ({found.between()})'
+        match, told = 'minus all' in one.what, f'{_share(one.what)}{found.mean:+.4f} ({found.between()})'
         claims.append(Claim(_LONG_ROWS[one.what], '', told, found=found, margin=MARGINS['Dice'] if match else None))
     told = [claim.here for claim in claims]
     return [(claim.claim, ASKED[folder.name], '', here, claim.verdict) for claim, here in zip(judged(claims), told)]

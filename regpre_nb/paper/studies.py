@@ -257,7 +257,8 @@ def in_domain(profile: str, cohort: Cohort, seed: int) -> list[Row]:
     on_images = in_domain_run(profile, cohort, seed)
     starts = {'baseline': ('Baseline', None),
               'random': ('Pretrain w/ Rand.', pretraining_run(profile, cohort, seed))}
-    if len(on_images.learns_from(cohort)[1]) > 1: starts['in-domain'] = 'Pretrain in-domain', on_images
+    if on_images.images != 'held-out' or len(on_images.learns_from(cohort)[1]) > 1:
+        starts['in-domain'] = 'Pretrain in-domain', on_images
     return [Row('initial', 'Initial', initial_run(profile, cohort)),
             *(Row(key, label, finetuning_run(profile, cohort, seed, fraction, encoder))
               for key, (label, encoder) in starts.items())]
