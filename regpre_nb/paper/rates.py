@@ -6,17 +6,18 @@
 __all__ = ['noise_cohort', 'affordable_shape', 'time_training', 'time_pairwise', 'measure_rates', 'kept_rates', 'keep_rates']
 
 # %% ../../nbs/paper/42c_rates.ipynb #048600df
-import json
 import math
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
+from statistics import fmean
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.ndimage import gaussian_filter
 
 from ..data.cohorts import Cohort
 from ..data.files import cache_folder, read_record, write_json
@@ -31,13 +32,15 @@ def noise_cohort(
     shape: tuple[int, int, int],  # of its images
 ) -> Cohort:
     "A cohort like another one whose images are noise."
-    rng = np.random.default_rng(0)
-    image = rng.random(shape, np.float32)
+    rng, places = np.random.default_rng(0), {case: place for place, case in enumerate(cohort.cases)}
+    image = gaussian_filter(rng.standard_normal(shape, np.float32), 3)
+    image = (image - image.min())/np.ptp(image)
     labels = rng.choice([0, *cohort.structures], [-(-size//8) for size in shape]).astype(np.int16)
     for axis in range(3): labels = labels.repeat(8, axis)  # blocks: surfaces of noise would take for ever
     labels = labels[tuple(slice(size) for size in shape)]
-    return replace(cohort, shape=tuple(shape), read=lambda case: (image, labels), keep=True, made_from=None,
-                   landmarks=None, spacings=None)
+
+    def read(case): return tuple(np.roll(volume, places[case] % 4, 0) for volume in (image, labels))
+    return replace(cohort, shape=tuple(shape), read=read, keep=True, made_from=None, landmarks=None, spacings=None)
 
 
 def affordable_shape(
@@ -90,13 +93,18 @@ def time_training(
 def time_pairwise(
     run: Pairwise,   # with its first settings
     cohort: Cohort,  # noise
-) -> float:          # seconds of a pair
-    "Register a pair, and say how long it took."
+) -> float:          # seconds of a pair, with its scores
+    "Register a pair, and then up to two more; say how long one of these took."
     run = replace(run, task=replace(run.task, grid=run.task.grid[:1]), start=None, learned='', test_pairs=1)
+    more = min(2, len(cohort.test_pairs) - 1)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        run.score(Workplace(cohort, Path(folder), Path(folder), None, False))
-        costs = [json.loads(path.read_text(encoding='utf-8'))['seconds'] for path in Path(folder).glob('pairs/*.json')]
-    return costs[0]
+        at, begun = Workplace(cohort, Path(folder), Path(folder), None, False), time.perf_counter()
+        run.score(at)
+        if more:
+            begun = time.perf_counter()
+            replace(run, test_pairs=1 + more).score(at)  # the first one lies in the folder
+        return (time.perf_counter() - begun)/max(more, 1)
+
 
 # %% ../../nbs/paper/42c_rates.ipynb #5dd98137
 def _kinds(runs: Iterable[Run], cohort: Cohort) -> dict[str, Run]:
@@ -109,34 +117,57 @@ def _kinds(runs: Iterable[Run], cohort: Cohort) -> dict[str, Run]:
     return found
 
 
+# %% ../../nbs/paper/42c_rates.ipynb #642f27c6
+class _Trial(NamedTuple):
+    kind: str
+    rate: float   # as in `Rates`
+    score: float  # of a pair and a million voxels; NaN: was not measured
+    start: float  # seconds; NaN: nothing was trained
+    told: str     # what took how long
+
+
+def _trial(kind: str, run: Run, cohort: Cohort, believed: Rates, seconds: float) -> _Trial:
+    "Try a run for about so long."
+    pairwise = isinstance(run, Pairwise)
+    shape = affordable_shape(run, cohort.shape, believed, seconds/(4 if pairwise else 10))
+    noise, millions = noise_cohort(cohort, shape), math.prod(shape)/1e6
+    told = f'a pair of {"x".join(map(str, shape))} voxels'
+    if pairwise:
+        pair = time_pairwise(run, noise)
+        return _Trial(kind, pair/millions, math.nan, math.nan, f'{kind}: {pair:.2f} s for {told}')
+    steps = int(seconds/2/max(seconds_of_step(run, math.prod(shape), believed), 1e-3))
+    step, pair, around = time_training(run, noise, min(max(4, steps), 60))
+    of_one = seconds_of_step(run, math.prod(shape), believed._replace(**{kind: 1.}, least=0., graph=0.))
+    return _Trial(kind, step/of_one, max(pair - FORWARD*step, 0.)/millions if run.scored else math.nan,
+                  max(around, 0.), f'{kind}: {step:.3f} s for a step with {told}')
+
+
+# %% ../../nbs/paper/42c_rates.ipynb #21255a9b
 def measure_rates(
     runs: Sequence[Run],  # of a plan
     cohort: Cohort,       # its own; files need not be there
     seconds: float = 120, # for all
-    tell: Callable[[str], None] = print,  # gets a line for each kind
+    tell: Callable[[str], None] = print,  # gets a line for each trial
 ) -> Rates:
-    "Try each kind of run for a short time on this machine."
-    believed = RATES['cpu' if default_device().type == 'cpu' else 'gpu']
-    kinds = _kinds(runs, cohort)
-    share, found, methods, scores, starts = seconds/max(len(kinds), 1), {}, {}, [], []
-    for name, run in kinds.items():
-        shape = affordable_shape(run, cohort.shape, believed, share/(3 if isinstance(run, Pairwise) else 10))
-        small, size, told = noise_cohort(cohort, shape), math.prod(shape)/1e6, 'x'.join(map(str, shape))
-        if isinstance(run, Pairwise):
-            try: methods[name] = time_pairwise(run, small)/size
-            except InputError as error: tell(f'{name}: not tried ({error})')
-            else: tell(f'{name}: {methods[name]*size:.2f} s for a pair of {told} voxels')
-            continue
-        steps = min(max(4, int(share/2/max(seconds_of_step(run, math.prod(shape), believed), 1e-3))), 60)
-        step, pair, around = time_training(run, small, steps)
-        per_voxel = seconds_of_step(run, math.prod(shape), believed._replace(**{name: 1.}, least=0., graph=0.))
-        found[name] = step/per_voxel
-        starts.append(max(around, 0.))
-        if math.isfinite(pair): scores.append(max(pair - FORWARD*step, 0.)/size)
-        tell(f'{name}: {step:.3f} s for a step with a pair of {told} voxels')
-    if scores: found['score'] = median(scores)
-    if starts: found['start'] = median(starts)
-    return believed._replace(**found, least=0., graph=0., methods=methods)
+    "Try each kind of run for a short time on this machine, and once more."
+    believed, kinds = RATES['cpu' if default_device().type == 'cpu' else 'gpu'], _kinds(runs, cohort)
+    trials = []
+    for kind, run in [*kinds.items()]*2:
+        try: trials.append(_trial(kind, run, cohort, believed, seconds/len(kinds)/2))
+        except InputError as error:
+            if not isinstance(run, Pairwise): raise
+            tell(f'{kind}: not tried ({error})')
+        else: tell(trials[-1].told)
+    measured = {kind: fmean(trial.rate for trial in trials if trial.kind == kind)
+                for kind in {trial.kind: None for trial in trials}}
+    around = {name: np.median(known) for name in ('score', 'start')
+              if (known := [value for trial in trials if math.isfinite(value := getattr(trial, name))])}
+    score = around.get('score', believed.score)
+    methods = {kind: max(rate - score, 0.) for kind, rate in measured.items() if isinstance(kinds[kind], Pairwise)}
+    trained = {kind: rate for kind, rate in measured.items() if kind not in methods}
+    return believed._replace(**trained, **{name: float(value) for name, value in around.items()}, least=0., graph=0.,
+                             methods=methods)
+
 
 # %% ../../nbs/paper/42c_rates.ipynb #ed314645
 def _rates_file(profile: str, cohort: Cohort, folder: Path | None = None) -> Path:
