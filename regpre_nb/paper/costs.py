@@ -39,6 +39,7 @@ class Rates(NamedTuple):
     least: float     # a step of any size
     graph: float     # the same, where a step is replayed as one graph
     methods: Mapping[str, float] = MappingProxyType({})  # method of pairwise registration -> what is measured of it
+    starts: Mapping[str, float] = MappingProxyType({})   # method -> seconds around each pair, whatever its size
 
 
 RATES = {  # one core of a server's processor; one GPU of the kind H100
@@ -98,7 +99,10 @@ def seconds_of_pair(run: Run,      # any
                    ) -> float:
     "Seconds that a run takes for each pair that it validates on or is scored on."
     scored = rates.score * voxels / 1e6
-    if isinstance(run, Pairwise): return scored + rates.methods.get(run.task.method, rates.pairwise) * voxels / 1e6
+    if isinstance(run, Pairwise):
+        method = run.task.method
+        registered = rates.methods.get(method, rates.pairwise) * voxels / 1e6
+        return scored + registered + rates.starts.get(method, 0.)
     return scored + FORWARD * seconds_of_step(run, voxels, rates)
 
 

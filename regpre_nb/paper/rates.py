@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
@@ -93,17 +92,20 @@ def time_training(
 def time_pairwise(
     run: Pairwise,   # with its first settings
     cohort: Cohort,  # noise
-) -> float:          # seconds of a pair, with its scores
-    "Register a pair, and then up to two more; say how long one of these took."
+) -> tuple[float, float]:  # seconds of a pair in the method itself; around it, where its program starts, and for scores
+    "Register a pair, and then another one where there is one; say how long that took."
     run = replace(run, task=replace(run.task, grid=run.task.grid[:1]), start=None, learned='', test_pairs=1)
-    more = min(2, len(cohort.test_pairs) - 1)
+    more = len(cohort.test_pairs) > 1
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         at, begun = Workplace(cohort, Path(folder), Path(folder), None, False), time.perf_counter()
         run.score(at)
+        first = set(Path(folder).glob('pairs/*.json')) if more else set()
         if more:
             begun = time.perf_counter()
-            replace(run, test_pairs=1 + more).score(at)  # the first one lies in the folder
-        return (time.perf_counter() - begun)/max(more, 1)
+            replace(run, test_pairs=2).score(at)  # the first one lies in the folder
+        whole = time.perf_counter() - begun
+        inside = [read_record(path)['seconds'] for path in {*Path(folder).glob('pairs/*.json')} - first]
+    return inside[0], max(whole - inside[0], 0.)
 
 
 # %% ../../nbs/paper/42c_rates.ipynb #5dd98137
@@ -122,19 +124,19 @@ class _Trial(NamedTuple):
     kind: str
     rate: float   # as in `Rates`
     score: float  # of a pair and a million voxels; NaN: was not measured
-    start: float  # seconds; NaN: nothing was trained
+    start: float  # seconds: around a training, or around each pair
     told: str     # what took how long
 
 
 def _trial(kind: str, run: Run, cohort: Cohort, believed: Rates, seconds: float) -> _Trial:
     "Try a run for about so long."
     pairwise = isinstance(run, Pairwise)
-    shape = affordable_shape(run, cohort.shape, believed, seconds/(4 if pairwise else 10))
+    shape = affordable_shape(run, cohort.shape, believed, seconds/(1.5 if pairwise else 10))
     noise, millions = noise_cohort(cohort, shape), math.prod(shape)/1e6
     told = f'a pair of {"x".join(map(str, shape))} voxels'
     if pairwise:
-        pair = time_pairwise(run, noise)
-        return _Trial(kind, pair/millions, math.nan, math.nan, f'{kind}: {pair:.2f} s for {told}')
+        pair, around = time_pairwise(run, noise)
+        return _Trial(kind, pair/millions, math.nan, around, f'{kind}: {pair + around:.2f} s for {told}')
     steps = int(seconds/2/max(seconds_of_step(run, math.prod(shape), believed), 1e-3))
     step, pair, around = time_training(run, noise, min(max(4, steps), 60))
     of_one = seconds_of_step(run, math.prod(shape), believed._replace(**{kind: 1.}, least=0., graph=0.))
@@ -158,15 +160,17 @@ def measure_rates(
             if not isinstance(run, Pairwise): raise
             tell(f'{kind}: not tried ({error})')
         else: tell(trials[-1].told)
-    measured = {kind: fmean(trial.rate for trial in trials if trial.kind == kind)
-                for kind in {trial.kind: None for trial in trials}}
-    around = {name: np.median(known) for name in ('score', 'start')
-              if (known := [value for trial in trials if math.isfinite(value := getattr(trial, name))])}
-    score = around.get('score', believed.score)
-    methods = {kind: max(rate - score, 0.) for kind, rate in measured.items() if isinstance(kinds[kind], Pairwise)}
-    trained = {kind: rate for kind, rate in measured.items() if kind not in methods}
-    return believed._replace(**trained, **{name: float(value) for name, value in around.items()}, least=0., graph=0.,
-                             methods=methods)
+    def middle(name, kind=None):  # of all trials of a kind; of all trainings
+        known = [getattr(trial, name) for trial in trials
+                 if trial.kind == kind or kind is None and not isinstance(kinds[trial.kind], Pairwise)]
+        return float(np.nanmedian(known)) if np.isfinite(known).any() else getattr(believed, name)
+
+    tried = dict.fromkeys(trial.kind for trial in trials)
+    pairwise = [kind for kind in tried if isinstance(kinds[kind], Pairwise)]
+    trained = {kind: middle('rate', kind) for kind in tried if kind not in pairwise}
+    return believed._replace(**trained, score=middle('score'), start=middle('start'), least=0., graph=0.,
+                             methods={kind: middle('rate', kind) for kind in pairwise},
+                             starts={kind: middle('start', kind) for kind in pairwise})
 
 
 # %% ../../nbs/paper/42c_rates.ipynb #ed314645
@@ -181,7 +185,7 @@ def _rates_file(profile: str, cohort: Cohort, folder: Path | None = None) -> Pat
 
 def _usable(rates: Rates) -> bool:
     "Whether all rates are numbers that a machine can have."
-    numbers = [*rates[:-1], *rates.methods.values()]
+    numbers = [*rates[:-2], *rates.methods.values(), *rates.starts.values()]
     return all(type(each) in (int, float) and 0 <= each < math.inf for each in numbers)
 
 
@@ -203,5 +207,5 @@ def keep_rates(
 ) -> Path:
     "Keep what was measured."
     path = _rates_file(profile, cohort)
-    write_json(path, rates._asdict() | {'methods': dict(rates.methods)})
+    write_json(path, rates._asdict() | {name: dict(getattr(rates, name)) for name in ('methods', 'starts')})
     return path
