@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cluster import Cluster, cluster, missing
-from commands import environment
+from commands import environment, save
 from test_reproduce import RESULTS, SMOKE, check_results, copy_project
 
 from regpre_nb.paper.jobs import run_folder
@@ -121,19 +122,18 @@ def test_killed(reproduction):
 def test_recovers(reproduction):
     "A cancelled job is submitted again, a drained node is waited for, a controller that was gone is found again."
     slurm, process = reproduction.slurm, reproduction.start()
-    begun = wait_for(lambda: {number: told for number, told in reproduction.queue('RUNNING').items()
-                              if told.startswith('rule_run')}, process, reproduction)
-    cancelled, told = next(iter(begun.items()))
+    cancelled = wait_for(lambda: next((number for number, told in reproduction.queue('RUNNING').items()
+                                       if told.startswith('rule_run')), None), process, reproduction)
     node = slurm.call('sinfo', '--noheader', '--format=%n').strip()
     slurm.call('scontrol', 'update', f'nodename={node}', 'state=drain', 'reason=test')
     slurm.call('scancel', cancelled)
-    wait_for(lambda: told in reproduction.queue('PENDING').values(), process, reproduction)
+    log = reproduction.project / 'runs' / 'smoke-template' / 'snakemake.txt'
+    wait_for(lambda: 'Trying to restart job' in log.read_text(), process, reproduction)
     counted = reproduction.status().splitlines()[-2]
     assert ' submitted to SLURM: ' in counted and ' 0 failed' not in counted and ' 0 pending' not in counted
     slurm.call('scontrol', 'update', f'nodename={node}', 'state=resume')
     wait_for(lambda: reproduction.queue('RUNNING'), process, reproduction)
     slurm.end('slurmctld')
-    log = reproduction.project / 'runs' / 'smoke-template' / 'snakemake.txt'
     wait_for(lambda: 'Falling back to' in log.read_text(), process, reproduction)  # it asked, and nobody answered
     slurm.begin('slurmctld')
     assert process.wait() == 0, reproduction.words()
@@ -147,3 +147,23 @@ def test_results(reproduction):
     check_results(project, **SMOKE)
     assert str(project / RESULTS / 'figures') in reproduction.log.read_text()
     assert not reproduction.queue('PENDING', 'RUNNING')
+
+
+def test_an_array_of_pairs(slurm, tmp_path, monkeypatch):
+    "Two jobs share a table of pairs; submitted again, they leave what is there as it is."
+    rng, out = np.random.default_rng(0), tmp_path / 'out'
+    for n in range(4): save(tmp_path / f'{n}.nii.gz', rng.random((24, 24, 24), np.float32))
+    lines = ['name,moving,fixed', *(f'pair{n},{n}.nii.gz,{n + 1}.nii.gz' for n in range(3))]
+    (tmp_path / 'pairs.csv').write_text('\n'.join(lines) + '\n', encoding='utf-8')
+    for name, value in environment(**slurm.environment).items(): monkeypatch.setenv(name, value)
+    job = (f'{sys.executable} -m regpre_nb.use.cli register --pairs {tmp_path}/pairs.csv -o {out} --no-affine '
+           '--steps 1 --part array')
+    submit = 'sbatch', '--wait', '--array=1-2', '--mem=2000', f'--output={tmp_path}/%a.txt', '--wrap', job
+    stamps = []
+    for _ in range(2):
+        slurm.call(*submit)
+        told = ''.join(path.read_text() for path in tmp_path.glob('[12].txt'))
+        stamps.append({path.parent.name: path.stat().st_mtime_ns for path in out.glob('*/record.json')})
+        assert set(stamps[-1]) == {'pair0', 'pair1', 'pair2'}, told
+    assert stamps[0] == stamps[1]
+    assert {line.split(',')[0] for line in (out / 'results.csv').read_text().splitlines()[1:]} == set(stamps[0])
