@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['read_rows', 'read_table', 'make_folder', 'replacing', 'writing', 'write_bytes', 'read_json', 'read_record',
-           'write_json', 'file_name', 'only_process', 'end_group', 'cache_folder', 'file_fingerprint']
+           'write_json', 'file_name', 'only_process', 'end_group', 'cache_folder', 'file_stamp', 'has_settled',
+           'file_fingerprint']
 
 # %% ../../nbs/data/10_files.ipynb #ac6bdad5
 import csv
@@ -219,15 +220,24 @@ def cache_folder() -> Path:  # it need not exist yet
     "Where files that can be made again are kept."
     return Path(os.environ.get('REGPRE_CACHE') or Path.home()/'.cache'/'regpre_nb')
 
-# %% ../../nbs/data/10_files.ipynb #f1e0a002
-def _stamp(path: Path) -> list[int]:
-    "Size, times (ns) and inode: where they are the same, so are the contents."
-    seen = path.stat()
+# %% ../../nbs/data/10_files.ipynb #13b6b461
+def file_stamp(
+    path: str | Path,  # a regular file, or a folder
+) -> list[int]:  # size, time of the last change of its contents and of itself (ns), inode
+    "What a file looks like from outside; where that is the same, so are the contents."
+    seen = Path(path).stat()
     if not (stat.S_ISREG(seen.st_mode) or stat.S_ISDIR(seen.st_mode)):  # a pipe or a device may have no end
         raise InputError(f'{path}: is no regular file; name one that is.')
     return [seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino]
 
 
+def has_settled(
+    stamp: list[int],  # from `file_stamp`
+) -> bool:
+    "Whether the last change was so long ago that a further one would have another time."
+    return time.time_ns() - stamp[2] > 2e9
+
+# %% ../../nbs/data/10_files.ipynb #f1e0a002
 def _kept_fingerprint(record: Path, stamp: list[int]) -> str | None:
     "The fingerprint that was kept for a stamp; None where there is none, or a damaged one."
     try: *kept, fingerprint = json.loads(record.read_text(encoding='utf-8'))
@@ -247,10 +257,10 @@ def file_fingerprint(
     path = Path(path)
     record = cache_folder()/'fingerprints'/hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
     try:
-        stamp = _stamp(path)
+        stamp = file_stamp(path)
         if kept := _kept_fingerprint(record, stamp): return kept
         found = _contents(path)
-        settled = _stamp(path) == stamp and time.time_ns() - stamp[2] > 2e9
+        settled = file_stamp(path) == stamp and has_settled(stamp)
     except OSError as error:
         raise InputError(f'{path}: cannot be read ({error.strerror}); check the name, or copy it again.') from error
     if settled:

@@ -7,9 +7,10 @@ __all__ = ['ManifestRow', 'read_manifest', 'read_structures', 'folder_cohort', '
 
 # %% ../../nbs/data/17_folder.ipynb #8b298793
 import csv
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
@@ -18,8 +19,19 @@ from pathlib import Path
 import numpy as np
 from nibabel import orientations
 
+# %% ../../nbs/data/17_folder.ipynb #47874f23
 from .cohorts import COHORTS, Cohort, cohort, data_folder, load_cohort, seeded_pairs
-from .files import file_name, make_folder, read_rows, replacing
+from regpre_nb.data.files import (
+    cache_folder,
+    file_name,
+    file_stamp,
+    has_settled,
+    make_folder,
+    read_record,
+    read_rows,
+    replacing,
+    write_json,
+)
 from .ixi import make_ixi_like
 from regpre_nb.data.volumes import (
     MOST_VOXELS,
@@ -181,10 +193,40 @@ def _cases(count: int) -> str:
     "'1 more case', '2 more cases'."
     return f"{count} more case{'s'*(count > 1)}"
 
+# %% ../../nbs/data/17_folder.ipynb #ff6aa755
+def _stamps(row: ManifestRow) -> list[list[int]] | None:
+    "What both files look like from outside; None where they cannot be looked at, or were changed just now."
+    try: stamps = [file_stamp(path) for path in (row.image, row.labels)]
+    except (OSError, InputError): return None  # reading them says why
+    return stamps if all(map(has_settled, stamps)) else None
+
+
+def _kept_grid(entry: object, stamps: list[list[int]] | None) -> tuple[np.ndarray, np.ndarray] | None:
+    "What was kept of a case for these stamps; None where that is nothing, or damaged."
+    match entry:
+        case [kept, [*voxels], [*sizes]] if stamps and kept == stamps and len(voxels) == len(sizes) == 3:
+            if all(type(n) in (int, float) and n > 0 for n in voxels + sizes):
+                return np.array(voxels), np.array(sizes)
+
+
+def _grids(rows: list[ManifestRow]) -> list[tuple[np.ndarray, np.ndarray]]:
+    "Voxels and voxel size (mm) of every case."
+    names = '\n'.join(str(path.resolve()) for row in rows for path in (row.image, row.labels))
+    record = cache_folder()/'grids'/f'{hashlib.sha256(os.fsencode(names)).hexdigest()[:32]}.json'
+    kept, found, grids = read_record(record), {}, []
+    for row in rows:
+        stamps = _stamps(row)
+        voxels, sizes = _kept_grid(kept.get(row.case), stamps) or _ras_grid(row)
+        if stamps: found[row.case] = [stamps, voxels.tolist(), sizes.tolist()]
+        grids.append((voxels, sizes))
+    if found != kept:
+        with suppress(OSError, InputError): write_json(record, found)
+    return grids
+
 # %% ../../nbs/data/17_folder.ipynb #629c3349
 def _common_grid(rows: list[ManifestRow]) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
     "Shape and voxel size (mm) that every case is brought to."
-    voxels, sizes = (np.array(values) for values in zip(*map(_ras_grid, rows), strict=True))
+    voxels, sizes = (np.array(values) for values in zip(*_grids(rows), strict=True))
     _refuse_outlier(rows, np.cbrt(sizes.prod(1, keepdims=True)), 1/4, 4, 'its voxels are', 'large', sizes)
     _refuse_outlier(rows, voxels*sizes, 1/8, 4, 'its image covers', 'long')
     spacing = tuple(float(f'{s:.6g}') for s in np.median(sizes, axis=0))
