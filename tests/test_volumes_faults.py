@@ -91,3 +91,14 @@ def test_name_that_cannot_be_written(tmp_path, name, words):
 def test_a_single_trailing_axis_is_dropped(tmp_path):
     written(SCAN.data[..., None])(tmp_path/'one.nii.gz')
     assert load_volume(tmp_path/'one.nii.gz').shape == SCAN.shape
+
+
+@pytest.mark.parametrize('dim', [[3, 2**18, 2**48, 0, 1, 1, 1, 1], [7, 0, 0, 0, 0, 2**48, 2**56, 2**46],
+                                 [0, 1, 1, 1, 1, 1, 1, 1]], ids=str)
+def test_no_voxels_in_nifti_2(dim, tmp_path):
+    "Sizes of 64 bits whose product is 0, and no sizes at all."
+    header = nib.Nifti2Header()
+    header['dim'] = dim
+    path = tmp_path / 'image.nii'
+    path.write_bytes(header.binaryblock + bytes(1000))
+    assert 'holds no voxels' in sentence_of(load_volume, path)

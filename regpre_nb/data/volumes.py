@@ -101,8 +101,9 @@ def _check_length(image: nib.Nifti1Image, path: Path) -> None:
 MOST_VOXELS = 2**30  # of one volume: 1024 x 1024 x 1024, 4 GB in memory
 
 
-def _refuse_huge(shape: Sequence[int], path: Path) -> None:
-    "Raise `InputError` where a volume is larger than anything that can be registered here."
+def _refuse_shape(shape: Sequence[int], path: Path) -> None:
+    "Raise `InputError` where a volume has no voxels, or more than can be registered here."
+    if 0 in shape or not shape: raise InputError(f'{path}: has shape {shape} and holds no voxels; export it again.')
     if prod(int(n) for n in shape) > MOST_VOXELS:
         raise InputError(f"{path}: has {'x'.join(map(str, shape))} voxels, more than the 1024x1024x1024 that can be "
                          'used; resample or crop it.')
@@ -141,7 +142,7 @@ def open_nifti(path: str | Path,  # .nii or .nii.gz
         image = nib.load(path)
         image.get_data_dtype()
         _check_length(image, path)
-    _refuse_huge(image.shape, path)
+    _refuse_shape(image.shape, path)
     _refuse_no_size(image, path)
     _refuse_two_places(image, path)
     return image
@@ -173,8 +174,6 @@ def _check_grid(voxels: np.ndarray, affine: np.ndarray, path: Path) -> np.ndarra
     shape = voxels.shape
     while voxels.ndim > 3 and voxels.shape[-1] == 1:
         voxels = voxels[..., 0]
-    if voxels.size == 0:
-        raise InputError(f'{path}: has shape {shape} and holds no voxels; export it again.')
     if voxels.ndim != 3:
         remedy = 'give a whole volume, not a slice' if voxels.ndim < 3 else 'save one volume per file'
         raise InputError(f'{path}: has shape {shape}, not three dimensions; {remedy}.')
