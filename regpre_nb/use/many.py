@@ -182,6 +182,17 @@ def write_tables(
         with replacing(folder/name) as path: table.to_csv(path, index=False)
     return len(done), len(failed)
 
+
+def _of_others(folder: Path, pairs: Sequence[ListedPair], waiting: Sequence[ListedPair]) -> Iterator[str]:
+    "What to know of results that are there already, and were made otherwise or for another table."
+    if anew := sum(bool(_record(folder/file_name(pair.name))) for pair in waiting):
+        yield (f'{folder}: {anew} of the results that are there come from other options, images or weights, or lack a '
+               'file; they are made anew, and each stays until then.')
+    names = {file_name(pair.name) for pair in pairs}
+    if others := sum(path.parent.name not in names for path in folder.glob('[!.]*/record.json')):
+        yield f'{folder}: {others} of the results that are there are of other tables; results.csv leaves them out.'
+
+
 # %% ../../nbs/use/50h_many.ipynb #32af74b8
 def _prepare(folder: Path, seed: int, options: Mapping,
              device: str | None, threads: int) -> Callable[[ListedPair], None]:
@@ -238,6 +249,7 @@ def register_pairs(
     threads: int = 0,             # of each process; 0: one
     seed: int = 0,                # for a network that draws numbers
     tell: Callable[[str, str, int], None] = lambda name, reason, left: None,  # a pair has ended; why it failed, or ''
+    say: Callable[[str], None] = lambda sentence: None,  # what to know of results that are there already
     **options: Any,               # of `register`
 ) -> tuple[int, int]:             # of all pairs: with a result, failed
     "Register pairs that have no result yet; raises `InputError` for a part that is none, or a folder that is in use."
@@ -249,6 +261,7 @@ def register_pairs(
     with _alone(folder, part):
         waiting = [pair for pair in mine if not _holds(pair, folder, all_options)]
         _check_places(waiting, folder)
+        for sentence in _of_others(folder, pairs, waiting): say(sentence)
         for pair in {*mine} - {*waiting}: _note(folder, pair, '')
         crew = [(folder, seed, options, *each) for each in _crew(workers, device, threads)]
         try: _work_through(waiting, crew, folder, tell, lambda: write_tables(folder, pairs))

@@ -488,7 +488,7 @@ def _result(pair: _Pair, moving: Volume, fixed: Volume, grid: Volume, settings: 
     error = inverse_error(found, inverse)
     metrics = {f'loss_{name}': pair.losses[name] for name in ('before', 'start', 'after')}
     metrics |= {'folding_percent': fold_percent(found), 'inverse_error_mean_mm': float(np.nanmean(error)),
-                'inverse_error_max_mm': float(np.nanmax(error)), 'spacing_mm': float(max(grid.spacing))}
+                'inverse_error_max_mm': float(np.nanmax(error)), 'spacing_mm': round(float(max(grid.spacing)), 6)}
     matrix = np.eye(4) if isinstance(pair.brought, Warp) else pair.brought
     return Registration(warped, found, inverse, matrix, bend, metrics, clock.seconds, tuple(pair.notes), moving, fixed,
                         pair.brought, pair.curve, settings)

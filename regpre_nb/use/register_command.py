@@ -143,7 +143,8 @@ JsonOption = Annotated[bool, typer.Option('--json', help='Print what was measure
 QuietOption = Annotated[bool, typer.Option('--quiet', help='Print nothing.')]
 PairsOption = Annotated[Path | None, typer.Option(help='Register the pairs of a CSV table with the '
                                                    'columns moving, fixed and, if you like, labels, name; paths '
-                                                   'begin at its folder.')]
+                                                   'begin at its folder. A pair without a name is MOVING-to-FIXED; '
+                                                   '%XX in a folder is a character that none can have.')]
 PartOption = Annotated[str, typer.Option(help="With --pairs, K/N: the K-th of N shares; 'array': by SLURM's array.")]
 WorkersOption = Annotated[int, typer.Option(min=0, max=1024, help='With --pairs: processes; 0: one a GPU or core.')]
 
@@ -185,7 +186,9 @@ def _register_listed(table, folder, part, workers, quiet, **options):
             bar.total = bar.n + 1 + left
             bar.update()
             if reason: tqdm.write(printable(f'{name}: {reason}'), file=sys.stderr)
-        done, failed = register_pairs(pairs, folder, _part(part), workers, tell=tell, **options)
+        def say(sentence): tqdm.write(printable(sentence), file=sys.stderr)
+        told = {'tell': tell} if quiet else {'tell': tell, 'say': say}
+        done, failed = register_pairs(pairs, folder, _part(part), workers, **told, **options)
     if not quiet: typer.echo(f'{folder}: {done} of {len(pairs)} pairs have a result, {new} of them new; {failed} failed'
                              + f', see {folder/"failed.csv"}'*(failed > 0))
     if lost: raise typer.Exit(1)  # of this part; another one answers for its own
