@@ -186,6 +186,7 @@ def test_second_call_does_nothing(project, known):
     assert done.stdout == known['told']
 
 
+@long
 def test_lost_run(project):
     "A run that is gone is done again with the same outcome, and the study that needs it; nothing else is."
     lost = study_runs('3_data_fraction', **SMOKE)['W/o pretraining, 50 %']

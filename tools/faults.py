@@ -259,6 +259,7 @@ READERS = {'.safetensors': _tensors, '.csv': _table, '.npz': _arrays, '.gz': _vo
            '.html': _whole_text('</html>'), '.md': _whole_text('')}
 OWN = 'cost.csv', 'tuning.csv'  # hold times
 PASSING = 'failed.txt', 'output.txt', 'bad_step.json', 'bad_step.safetensors'
+BY_PLACE = 'fingerprints', 'grids'  # folders of the cache; what is in them follows from where files lie, and from times
 
 
 def corrupt(root: Path) -> list[str]:
@@ -274,7 +275,7 @@ def corrupt(root: Path) -> list[str]:
 def outcome(root: Path, logs: bool = True) -> dict[str, str]:
     "What the files say, by their names; times are left out."
     names = {path.relative_to(root).as_posix(): path for path in visible(root)
-             if path.name not in PASSING and path.parent.name != 'fingerprints'}  # whose names follow from the folder
+             if path.name not in PASSING and path.parent.name not in BY_PLACE}
     return {name: '' if path.name in OWN or (path.name == 'log.jsonl' and not logs)
             else READERS.get(path.suffix, lambda path: '')(path) for name, path in names.items()}
 
@@ -283,7 +284,7 @@ def _settled(root: Path) -> Iterator[Path]:
     "Files that are finished: not those in the folder of a run that is under way, but for weights that it has noted."
     for path in visible(root):
         parts = path.relative_to(root).parts
-        if parts[0] in ('published', 'out') or path.name in PASSING: continue
+        if parts[0] in ('published', 'out') or path.name in PASSING or path.parent.name == 'grids': continue
         if parts[0] == 'runs' and len(parts) == 4 and not (path.parent / 'run.json').exists():
             with suppress(OSError, ValueError):
                 noted = json.loads((path.parent / 'made_from.json').read_text(encoding='utf-8'))
