@@ -209,6 +209,14 @@ def _pretraining_cases(run, cohort):
                          f'{cohort.shape}; resample them to pretrain {run.name} on them.')
     return other, other.train
 
+
+def _check_enough(name, source, cases):
+    "Raise `InputError` where too few images are left for pairs."
+    if len(cases) < 2:
+        raise InputError(f'{name}: {len(cases)} of the images of {source.name} are left to pretrain on, and pairs need '
+                         'two; give the cohort more cases.')
+
+
 # %% ../../nbs/paper/40_jobs.ipynb #399b70de
 @dataclass(frozen=True, kw_only=True)
 class Pretrain(Trained):
@@ -235,8 +243,7 @@ class Pretrain(Trained):
         encoder = _seeded(lambda: SwinEncoder(self.network), self.seed)
         (source, cases), batches, validate = self.learns_from(at.cohort), None, None
         if self.wants_images:
-            if len(cases) < 2: raise InputError(f'{self.name}: {len(cases)} of the images of {source.name} are left '
-                                                'to pretrain on, and pairs need two; give the cohort more cases.')
+            _check_enough(self.name, source, cases)
             write_manifest(source, cases, at.folder / 'cases.csv')
             batches = cohort_batches(replace(source, atlas=None), cases, self.seed)
             validate = loss_validation(batches, self.task, self.seed)
