@@ -210,12 +210,12 @@ def _pretraining_cases(run, cohort):
     return other, other.train
 
 
-def _check_enough(name, source, cases):
-    "Raise `InputError` where too few images are left for pairs."
+def _list_images(name, source, cases, folder):
+    "Write cases.csv; raise `InputError` where too few images are left for pairs."
     if len(cases) < 2:
         raise InputError(f'{name}: {len(cases)} of the images of {source.name} are left to pretrain on, and pairs need '
                          'two; give the cohort more cases.')
-
+    write_manifest(source, cases, folder / 'cases.csv')
 
 # %% ../../nbs/paper/40_jobs.ipynb #399b70de
 @dataclass(frozen=True, kw_only=True)
@@ -240,15 +240,13 @@ class Pretrain(Trained):
 
     def learn(self, at: Workplace) -> None:
         "Train the encoder; leave encoder.safetensors."
-        encoder = _seeded(lambda: SwinEncoder(self.network), self.seed)
         (source, cases), batches, validate = self.learns_from(at.cohort), None, None
         if self.wants_images:
-            _check_enough(self.name, source, cases)
-            write_manifest(source, cases, at.folder / 'cases.csv')
+            _list_images(self.name, source, cases, at.folder)
             batches = cohort_batches(replace(source, atlas=None), cases, self.seed)
             validate = loss_validation(batches, self.task, self.seed)
-        pretrain(encoder, self.task, self.training, at.folder, self.network.resolution, None, batches, validate,
-                 at.progress)
+        pretrain(_seeded(lambda: SwinEncoder(self.network), self.seed), self.task, self.training, at.folder,
+                 self.network.resolution, None, batches, validate, at.progress)
 
     def short(self) -> 'Pretrain':
         "One step, one pair to validate."
