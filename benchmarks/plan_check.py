@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from devices import device_of, of_others, write_beside
 
 from regpre_nb.data.cohorts import load_cohort
-from regpre_nb.data.files import read_json, replacing
+from regpre_nb.data.files import read_json
 from regpre_nb.learn.training import run_environment
 from regpre_nb.paper.costs import cost
 from regpre_nb.paper.jobs import Run, run_folder
@@ -50,14 +51,12 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     cohort = load_cohort(asked.data)
-    runs = planned = all_runs(asked.profile, cohort)
-    if asked.only: runs = planned = [run for run in runs if re.fullmatch(asked.only, run.name)]
-    else: runs = [run for run in runs if run.name in NAMES]
+    planned = [run for run in all_runs(asked.profile, cohort) if not asked.only or re.fullmatch(asked.only, run.name)]
+    runs = planned if asked.only else [run for run in planned if run.name in NAMES]
     rates = measure_rates(planned, cohort, asked.seconds)
     rows, told = [], run_environment()
-    device = 'cpu' if told['device'] == 'cpu' else told['device_name']
-    others = pd.read_csv(asked.out) if asked.out.exists() else pd.DataFrame(columns=['device'])
-    others = others[others.device != device]
+    device = device_of(told)
+    others = of_others(asked.out, device)
     with tempfile.TemporaryDirectory(prefix='regpre-plan-') as root:
         for run in runs:
             estimated = 60 * cost(run, cohort, False, rates).minutes - rates.process
@@ -66,8 +65,7 @@ def main() -> None:
                          'estimated_seconds': round(estimated, 1), 'seconds': round(took, 1),
                          'commit': told['commit']})
             print(rows[-1], flush=True)
-            with replacing(asked.out) as path:
-                pd.concat([each for each in (others, pd.DataFrame(rows)) if len(each)]).to_csv(path, index=False)
+            write_beside(asked.out, others, rows)
     sums = pd.DataFrame(rows)[['estimated_seconds', 'seconds']].sum()
     print(f'all runs together: estimated / measured = {sums.iloc[0] / sums.iloc[1]:.3f}')
 

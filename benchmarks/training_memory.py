@@ -15,10 +15,9 @@ import time
 from functools import partial
 from pathlib import Path
 
-import pandas as pd
 import torch
+from devices import device_of, of_others, write_beside
 
-from regpre_nb.data.files import replacing
 from regpre_nb.learn.finetune import FinetuneSettings, registration_loss
 from regpre_nb.learn.pretrain import PRETRAIN, pretraining_loss, random_batches
 from regpre_nb.learn.training import TrainSettings, default_device, fit, read_log, run_environment
@@ -79,16 +78,14 @@ def main() -> None:
         print(json.dumps(measure(*asked.one)))
         return
     told = run_environment()
-    device = 'cpu' if told['device'] == 'cpu' else told['device_name']
+    device = device_of(told)
     told = {'device': device, 'torch': told['torch'], 'commit': told['commit']}
-    others = pd.read_csv(asked.out) if asked.out.exists() else pd.DataFrame(columns=['device'])
-    others, rows = others[others.device != device], []
+    others, rows = of_others(asked.out, device), []
     for what in ('pretraining', 'registration'):
         for switch in SWITCHES:
             rows.append(measured(what, switch) | told)
             print(rows[-1], flush=True)
-            with replacing(asked.out) as path:
-                pd.concat([each for each in (others, pd.DataFrame(rows)) if len(each)]).to_csv(path, index=False)
+            write_beside(asked.out, others, rows)
 
 
 if __name__ == '__main__': main()
