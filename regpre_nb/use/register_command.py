@@ -186,9 +186,10 @@ def _register_listed(table, folder, part, workers, quiet, **options):
             bar.total = bar.n + 1 + left
             bar.update()
             if reason: tqdm.write(printable(f'{name}: {reason}'), file=sys.stderr)
-        def say(sentence): tqdm.write(printable(sentence), file=sys.stderr)
-        told = {'tell': tell} if quiet else {'tell': tell, 'say': say}
-        done, failed = register_pairs(pairs, folder, _part(part), workers, **told, **options)
+
+        def say(sentence):
+            if not quiet: tqdm.write(printable(sentence), file=sys.stderr)
+        done, failed = register_pairs(pairs, folder, _part(part), workers, tell=tell, say=say, **options)
     if not quiet: typer.echo(f'{folder}: {done} of {len(pairs)} pairs have a result, {new} of them new; {failed} failed'
                              + f', see {folder/"failed.csv"}'*(failed > 0))
     if lost: raise typer.Exit(1)  # of this part; another one answers for its own
